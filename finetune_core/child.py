@@ -1,0 +1,172 @@
+"""Runs a heavy stage in a child process and hears from it.
+
+A crash, an out-of-memory kill or a broken CUDA context then ends the child, not the flow; the
+device is free the moment the child ends; and the parent needs no torch.
+
+The parent names a function `module:name` that takes a request record and an `Emit`, and
+returns a record. Requests and events travel through files: the events of a child outlive it
+and its parent. The child's standard output and error go to a log.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from finetune_core.exceptions import ChildDiedError, FineTuneError, error_from_dict
+from finetune_core.types import Record
+
+Event = dict[str, Any]
+Emit = Callable[[Event], None]
+R = TypeVar("R", bound=Record)
+
+RESULT, ERROR = "result", "error"
+POLL_SECONDS = 0.1
+PATIENCE_SECONDS = 10.0  # between asking a child to end and ending it
+
+
+def run(
+    target: str,
+    request: Record,
+    result_type: type[R],
+    *,
+    folder: Path,
+    on_event: Emit | None = None,
+) -> R:
+    """Runs a function in a child process.
+
+    Args:
+        target: The function, as `module:name`.
+        request: What it is given.
+        result_type: The record that it returns.
+        folder: Gets `<name>-request.json`, `<name>-events.jsonl` and `<name>.log`.
+        on_event: Is told of each event that the function emits.
+
+    Raises:
+        FineTuneError: What the function raised.
+        ChildDiedError: The child ended without a result.
+    """
+    name = target.rpartition(":")[2]
+    folder.mkdir(parents=True, exist_ok=True)
+    request_file, log_file = folder / f"{name}-request.json", folder / f"{name}.log"
+    events = EventFile(folder / f"{name}-events.jsonl")
+    request_file.write_text(request.model_dump_json())
+    offset = events.size()
+    command = [sys.executable, "-m", "finetune_core.child", target, request_file, events.path]
+    with log_file.open("ab") as log:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
+    try:
+        ended = False
+        while not ended:
+            ended = _has_ended(process)
+            for event, offset in events.read(offset):
+                if event["type"] == RESULT:
+                    return result_type.model_validate(event["record"])
+                if event["type"] == ERROR:
+                    raise error_from_dict(event)
+                if on_event:
+                    on_event(event)
+    finally:
+        _end(process)
+    raise ChildDiedError(
+        f"the process of {name} {_how_it_ended(process.returncode)}", hint=f"Its log: {log_file}"
+    )
+
+
+class EventFile:
+    """Events as JSON lines, read by position so that no reader misses or repeats one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def size(self) -> int:
+        """The position behind the last event."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def append(self, event: Event) -> None:
+        """Adds an event, in one write."""
+        with self.path.open("ab") as file:
+            file.write(json.dumps({"time": time.time(), **event}).encode() + b"\n")
+
+    def read(self, offset: int = 0) -> Iterator[tuple[Event, int]]:
+        """The whole events from a position on, each with the position behind it."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            for line in file:
+                if line.endswith(b"\n"):
+                    offset += len(line)
+                    yield json.loads(line), offset
+
+
+def main() -> None:
+    """The child's side: calls the function and writes its result or its error as an event."""
+    target, request_path, events_path = sys.argv[1:]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent decides
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    events = EventFile(Path(events_path))
+    module, _, name = target.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+        request_type: type[Record] = get_type_hints(function)["request"]
+        request = request_type.model_validate_json(Path(request_path).read_text())
+        record = function(request, events.append)
+        events.append({"type": RESULT, "record": record.model_dump(mode="json")})
+    except Exception as error:
+        logging.exception("%s failed", target)
+        if not isinstance(error, FineTuneError):
+            error = FineTuneError(f"{name} failed: {type(error).__name__}: {error}")
+        events.append({"type": ERROR, **error.to_dict()})
+        sys.exit(error.exit_code)
+
+
+def _die_with_parent() -> None:
+    """Ends this process when its parent is gone: the pipe on standard input then closes."""
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        process.wait(POLL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a child: it is asked first, and made to after a while. One that has ended is reaped."""
+    for ask in (process.terminate, process.kill):
+        if process.poll() is None:
+            ask()
+        try:
+            process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+        break
+    if process.stdin:
+        process.stdin.close()
+
+
+def _how_it_ended(code: int) -> str:
+    if code < 0:
+        cause = signal.Signals(-code).name
+        memory = " (the kernel does so when memory runs out)" if cause == "SIGKILL" else ""
+        return f"was ended by {cause}{memory}"
+    return f"ended with exit code {code} and no result"
+
+
+if __name__ == "__main__":
+    main()

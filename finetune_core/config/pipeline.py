@@ -1,0 +1,242 @@
+"""PipelineConfig: the whole config, its files, and all of its faults at once."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from finetune_core.config.sections import (
+    DatasetConfig,
+    EvaluationConfig,
+    LoraConfig,
+    ModelConfig,
+    RegistryConfig,
+    Section,
+    TokenizationConfig,
+    TrainingConfig,
+)
+from finetune_core.exceptions import (
+    ConfigError,
+    Fault,
+    IncompatibleConfigError,
+    InvalidConfigError,
+    MissingConfigError,
+)
+
+INCOMPATIBLE = "incompatible"
+
+
+class PipelineConfig(Section):
+    """Everything that one job needs to know."""
+
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    """The base model."""
+
+    dataset: DatasetConfig
+    """The rows to learn from and the rows held out."""
+
+    tokenization: TokenizationConfig = Field(default_factory=TokenizationConfig)
+    """How rows become tokens."""
+
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    """How the model is trained."""
+
+    lora: LoraConfig = Field(default_factory=LoraConfig)
+    """The low-rank adapter."""
+
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    """How base and tuned model are compared."""
+
+    registry: RegistryConfig = Field(default_factory=RegistryConfig)
+    """How the result is registered."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _report_all_faults_together(
+        cls, value: Any, handler: ValidatorFunctionWrapHandler
+    ) -> PipelineConfig:
+        """Adds what excludes each other to the faults of the single fields.
+
+        Pydantic by itself checks between fields only once every field is right, so a person
+        would mend the one kind of fault just to be told of the other.
+        """
+        errors: list[InitErrorDetails] = []
+        config: PipelineConfig | None = None
+        try:
+            config = handler(value)
+        except ValidationError as error:
+            errors += [_again(details) for details in error.errors()]
+        sections = _valid_sections(config if config is not None else value)
+        for fault in _exclusions(sections):
+            kind = PydanticCustomError(INCOMPATIBLE, "{problem}", {"problem": fault.problem})
+            errors.append(
+                {"type": kind, "loc": tuple(fault.path.split(".")), "input": fault.problem}
+            )
+        if errors or config is None:
+            raise ValidationError.from_exception_data(cls.__name__, errors)
+        return config
+
+    @classmethod
+    def parse(cls, value: Mapping[str, Any], *, source: str | None = None) -> PipelineConfig:
+        """Makes a config from plain values.
+
+        Args:
+            value: Section → field → value.
+            source: The file that they came from, for the error.
+
+        Raises:
+            InvalidConfigError: Some value is wrong; every fault is listed.
+            MissingConfigError: Nothing is wrong but that required fields are absent.
+            IncompatibleConfigError: Nothing is wrong but that fields exclude each other.
+        """
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            raise config_error(error, source=source) from None
+
+    @classmethod
+    def from_yaml(cls, path: Path | str) -> PipelineConfig:
+        """Reads a config from a YAML file; raises as `parse` does."""
+        return cls._from_file(Path(path), yaml.safe_load)
+
+    @classmethod
+    def from_json(cls, path: Path | str) -> PipelineConfig:
+        """Reads a config from a JSON file; raises as `parse` does."""
+        return cls._from_file(Path(path), json.loads)
+
+    def to_yaml(self, path: Path | str) -> None:
+        """Writes the config as YAML."""
+        Path(path).write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+    def to_json(self, path: Path | str) -> None:
+        """Writes the config as JSON."""
+        Path(path).write_text(self.model_dump_json(indent=2) + "\n")
+
+    @classmethod
+    def _from_file(cls, path: Path, load: Callable[[str], Any]) -> PipelineConfig:
+        return cls.parse(read_mapping(path, load), source=str(path))
+
+
+def read_mapping(path: Path, load: Callable[[str], Any] | None = None) -> dict[str, Any]:
+    """Reads a config file's plain values, before they are checked.
+
+    Args:
+        path: The file.
+        load: How to read its text; without it, by the file's ending.
+
+    Raises:
+        MissingConfigError: The file is not there.
+        InvalidConfigError: It is not YAML or JSON, or not a mapping of sections.
+    """
+    if load is None:
+        load = json.loads if path.suffix == ".json" else yaml.safe_load
+    try:
+        value = load(path.read_text())
+    except OSError as error:
+        raise MissingConfigError([Fault("config", f"cannot read {path}: {error.strerror}")]) from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise InvalidConfigError(
+            [Fault("config", f"cannot be parsed: {error}")], source=str(path)
+        ) from None
+    if not isinstance(value, dict):
+        problem = f"must be a mapping of sections, found {type(value).__name__}"
+        raise InvalidConfigError([Fault("config", problem)], source=str(path))
+    return value
+
+
+def config_error(error: ValidationError, *, source: str | None = None) -> ConfigError:
+    """The error of ours that says what pydantic found."""
+    details = error.errors()
+    faults = _merge_branches(_fault(each) for each in details)
+    kinds = {each["type"] for each in details}
+    if kinds == {"missing"}:
+        return MissingConfigError(faults, source=source)
+    if kinds == {INCOMPATIBLE}:
+        return IncompatibleConfigError(faults, source=source)
+    return InvalidConfigError(faults, source=source)
+
+
+def _merge_branches(faults: Iterable[Fault]) -> list[Fault]:
+    """Makes one fault of the several that a union brings, one for each branch."""
+    merged: dict[str, str] = {}
+    for path, problem in faults:
+        known = merged.get(path)
+        merged[path] = f"{known.rpartition(' (got ')[0]}, or {problem}" if known else problem
+    return [Fault(path, problem) for path, problem in merged.items()]
+
+
+def _exclusions(sections: Mapping[str, Section]) -> list[Fault]:
+    """What excludes each other, each rule over the sections that are right by themselves."""
+    faults = []
+    dataset, training = sections.get("dataset"), sections.get("training")
+    if isinstance(dataset, DatasetConfig):
+        if dataset.output_field and not dataset.input_field:
+            faults.append(Fault("dataset.input_field", "is needed where output_field is given"))
+        if dataset.input_field and not dataset.output_field:
+            faults.append(Fault("dataset.output_field", "is needed where input_field is given"))
+        if dataset.input_field and dataset.input_field == dataset.output_field:
+            problem = f"is the same column as output_field ({dataset.input_field})"
+            faults.append(Fault("dataset.input_field", problem))
+    if isinstance(training, TrainingConfig):
+        batch, micro = training.batch_size, training.micro_batch_size
+        if batch != "auto" and micro != "auto" and (micro > batch or batch % micro):
+            problem = f"{micro} does not divide batch_size {batch}"
+            faults.append(Fault("training.micro_batch_size", problem))
+    return faults
+
+
+def _valid_sections(value: Any) -> dict[str, Section]:
+    if isinstance(value, PipelineConfig):
+        return {name: getattr(value, name) for name in PipelineConfig.model_fields}
+    sections: dict[str, Section] = {}
+    for name, field in PipelineConfig.model_fields.items():
+        if not isinstance(value, Mapping) or not isinstance(field.annotation, type):
+            continue
+        try:
+            sections[name] = field.annotation.model_validate(value.get(name, {}))
+        except ValidationError:
+            continue
+    return sections
+
+
+def _again(details: Any) -> InitErrorDetails:
+    """An error of pydantic's in the form in which it can be raised once more."""
+    again = InitErrorDetails(
+        type=details["type"], loc=details["loc"], input=details["input"]
+    )
+    if "ctx" in details:
+        again["ctx"] = details["ctx"]
+    return again
+
+
+def _fault(details: Any) -> Fault:
+    """One fault, in words that name the value."""
+    names = [str(part) for part in details["loc"]]
+    # Pydantic appends the branch of a union that it tried: `int`, `literal['auto']`.
+    path = ".".join(names[:2] if len(names) > 2 and not names[2].isdigit() else names)
+    if details["type"] == "missing":
+        return Fault(path, "is required")
+    if details["type"] == "extra_forbidden":
+        return Fault(path, f"is not a setting{_suggestion(names)}")
+    if details["type"] == INCOMPATIBLE:
+        return Fault(path, details["msg"])
+    message = details["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    return Fault(path, f"{message} (got {details['input']!r})")
+
+
+def _suggestion(names: list[str]) -> str:
+    section: Any = PipelineConfig
+    for name in names[:-1]:
+        field = section.model_fields.get(name)
+        section = field.annotation if field else None
+        if section is None:
+            return ""
+    close = difflib.get_close_matches(names[-1], section.model_fields, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -1,0 +1,197 @@
+"""The sections of a pipeline's config. Defaults and limits stand in defaults.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from finetune_core.config.defaults import setting, setting_or_auto, within
+from finetune_core.types import (
+    DatasetSource,
+    EvaluationMetric,
+    Precision,
+    Scheduler,
+    Template,
+    TrainingMethod,
+)
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+
+
+class Section(BaseModel):
+    """A part of the config: frozen, and without room for a mistyped name."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+        validate_default=True,
+        protected_namespaces=(),
+    )
+
+
+class ModelConfig(Section):
+    """The base model."""
+
+    name: Name = setting("model.name")
+    """A folder, or the id of a model on the hub."""
+
+    revision: str | None = None
+    """The hub revision: a branch, a tag or a commit."""
+
+    torch_dtype: Literal["auto", "float32", "float16", "bfloat16"] = setting("model.torch_dtype")
+    """The type of the loaded weights; auto is bfloat16 where the device has it, else float32."""
+
+    quantization_bits: Literal[4, 8] = setting("model.quantization_bits")
+    """The bits of the base's weights, for methods that quantise it (LoRA does not)."""
+
+
+class DatasetConfig(Section):
+    """The rows to learn from and the rows held out."""
+
+    path: Name
+    """The training file: JSON, JSONL, CSV or Parquet."""
+
+    source: DatasetSource = DatasetSource.LOCAL_FILE
+    """Where the path leads."""
+
+    validation_path: str | None = None
+    """A file of held-out rows; without it, a share of the training rows is held out."""
+
+    validation_ratio: float = setting("dataset.validation_ratio")
+    """The share of rows held out where there is no validation file."""
+
+    input_field: str | None = None
+    """The column of the prompt; found from the columns' names where it is not given."""
+
+    output_field: str | None = None
+    """The column of the answer; found from the columns' names where it is not given."""
+
+    system_prompt: str | None = None
+    """A system message that is put before each row."""
+
+    max_samples: int | None = Field(None, ge=1)
+    """Read only so many rows of the training file, from the first on."""
+
+    seed: int = Field(42, ge=0)
+    """Decides which rows are held out."""
+
+
+class TokenizationConfig(Section):
+    """How rows become tokens."""
+
+    max_length: int = setting("tokenization.max_length")
+    """The tokens that a row may have; longer rows are left out, and listed."""
+
+    template: Template = setting("tokenization.template")
+    """chat: the tokenizer's chat template; plain: prompt, newline, answer; auto: what there is."""
+
+
+class TrainingConfig(Section):
+    """How the model is trained."""
+
+    method: TrainingMethod = setting("training.method")
+    """What is tuned."""
+
+    output_dir: Path | None = None
+    """The folder that gets one folder a job; without it, the organisation's own."""
+
+    epochs: int = setting("training.epochs", alias="num_epochs")
+    """Passes over the training rows."""
+
+    learning_rate: Annotated[float, within("training.learning_rate")] | Literal["auto"] = setting_or_auto(
+        "training.learning_rate"
+    )
+    """The peak learning rate; auto is the method's own."""
+
+    batch_size: Annotated[int, within("training.batch_size")] | Literal["auto"] = setting_or_auto(
+        "training.batch_size"
+    )
+    """Rows an optimizer step."""
+
+    micro_batch_size: Annotated[int, within("training.micro_batch_size")] | Literal["auto"] = setting_or_auto(
+        "training.micro_batch_size"
+    )
+    """Rows on the device at once; gradients are accumulated up to the batch size."""
+
+    warmup_steps: int = setting("training.warmup_steps")
+    """Steps in which the learning rate rises to its peak."""
+
+    scheduler: Scheduler = setting("training.scheduler")
+    """How the learning rate falls."""
+
+    weight_decay: float = setting("training.weight_decay")
+    """AdamW's weight decay."""
+
+    max_grad_norm: float = setting("training.max_grad_norm")
+    """The norm that gradients are clipped to; 0 leaves them."""
+
+    save_steps: int = setting("training.save_steps")
+    """Steps between checkpoints."""
+
+    eval_steps: int | None = setting("training.eval_steps")
+    """Steps between validations; the end of every epoch always has one."""
+
+    logging_steps: int = setting("training.logging_steps")
+    """Steps between two reports of loss, gradient norm and speed."""
+
+    keep_checkpoints: int = setting("training.keep_checkpoints")
+    """Checkpoints that are kept; the best by validation loss stays besides."""
+
+    early_stopping_patience: int | None = setting("training.early_stopping_patience")
+    """End after so many validations without a better loss."""
+
+    precision: Precision = setting("training.precision")
+    """The numbers to compute in; auto is bf16 on a GPU that has it, else float32."""
+
+    gradient_checkpointing: bool = setting("training.gradient_checkpointing")
+    """Compute activations twice to save memory."""
+
+    seed: int = setting("training.seed")
+    """Decides the adapter's first weights, the order of rows and the dropout."""
+
+
+class LoraConfig(Section):
+    """The low-rank adapter."""
+
+    lora_rank: int = setting("lora.lora_rank", alias="r")
+    """The rank of the update."""
+
+    lora_alpha: float = setting("lora.lora_alpha")
+    """The update is scaled by alpha / rank."""
+
+    lora_dropout: float = setting("lora.lora_dropout")
+    """The probability with which an input of the adapter is dropped in training."""
+
+    target_modules: Literal["all-linear"] | list[str] = setting("lora.target_modules")
+    """The modules that get an adapter: all-linear, or names."""
+
+
+class EvaluationConfig(Section):
+    """How base and tuned model are compared."""
+
+    metrics: list[EvaluationMetric] = setting("evaluation.metrics")
+    """What is measured on the generated answers, beside loss, perplexity and token accuracy."""
+
+    num_samples: int = setting("evaluation.num_samples")
+    """Held-out rows for which answers are generated; the loss is over all of them."""
+
+    batch_size: int = setting("evaluation.batch_size")
+    """Rows at once."""
+
+    generation_max_length: int = setting("evaluation.generation_max_length")
+    """Tokens that an answer may have."""
+
+
+class RegistryConfig(Section):
+    """How the result is registered."""
+
+    model_name: ModelName | None = None
+    """The registered model's name; without it, base and dataset make one."""
+
+    alias: ModelName = setting("registry.alias")
+    """The alias that is put on the new version."""

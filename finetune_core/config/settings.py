@@ -1,0 +1,51 @@
+"""Where this installation keeps things and finds its servers: FINETUNE_* and the libraries' own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+LIBRARY_DEFAULTS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "true",
+    # One default MLflow call to a dead server blocks for 246 s.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "TOKENIZERS_PARALLELISM": "true",
+}
+
+
+def set_library_defaults() -> None:
+    """Turns the libraries' telemetry off and their waiting short, unless the user said otherwise.
+
+    They read these variables when they are imported, so this runs before any of them.
+    """
+    for name, value in LIBRARY_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+
+
+class Settings(BaseSettings):
+    """The settings of this installation, from the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="FINETUNE_", use_attribute_docstrings=True)
+
+    home: Path = Path("~/.finetune")
+    """Where caches, run folders and the local MLflow store lie."""
+
+    defaults: Path | None = None
+    """A file that takes the place of the shipped defaults and limits, field by field."""
+
+    progress: bool = False
+    """Whether a person watches standard error: the command line turns it on."""
+
+    tracking_uri: str | None = Field(None, validation_alias="MLFLOW_TRACKING_URI")
+    """MLflow's server; without it, an SQLite file and a folder under `home`."""
+
+    def organization_folder(self, organization: str) -> Path:
+        """The folder of one organisation: its cache and its jobs, and nobody else's."""
+        return self.home.expanduser().absolute() / "organizations" / organization

@@ -1,0 +1,162 @@
+"""Sanitize: any file → clean rows in one form, held-out rows apart, and a ledger of every row."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from finetune_core.config.sections import DatasetConfig
+from finetune_core.data.formats import Format, Message, RowFault, find_format
+from finetune_core.data.ledger import LEDGER_SCHEMA, ROWS_SCHEMA, ParquetRows
+from finetune_core.data.loading import SourceRow, read_rows
+from finetune_core.data.rules import RULES
+from finetune_core.exceptions import DatasetFormatError, DatasetNotFoundError, EmptyDatasetError
+from finetune_core.storage import digest_file, digest_json, once
+from finetune_core.types import CleanData
+
+VERSION = 1  # raise it when the same input gives other rows than before
+
+TRAINING, VALIDATION = "training", "validation"
+
+
+def sanitize(config: DatasetConfig, cache: Path) -> CleanData:
+    """Reads the dataset, drops what cannot teach, and holds rows out for validation.
+
+    The folder's name is the digest of the input's bytes and of this config section, so equal
+    input is sanitized once.
+
+    Args:
+        config: The dataset section.
+        cache: The folder that holds sanitized data, one folder a digest.
+
+    Raises:
+        DatasetError: The file is not there, cannot be read, or has no usable row.
+    """
+    files = {TRAINING: Path(config.path)}
+    if config.validation_path:
+        files[VALIDATION] = Path(config.validation_path)
+    digests = {name: (path.suffix, _digest(path)) for name, path in files.items()}
+    fields = config.model_dump(mode="json", exclude={"path", "validation_path"})
+    key = digest_json({"files": digests, "config": fields, "version": VERSION})
+
+    def build(folder: Path) -> CleanData:
+        return _write(config, files, digests[TRAINING][1], key, folder)
+
+    return once(cache / key, CleanData, build)
+
+
+def _write(
+    config: DatasetConfig, files: dict[str, Path], source_digest: str, key: str, folder: Path
+) -> CleanData:
+    kept: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    ranks: list[tuple[int, int]] = []
+    format_name = ""
+    clean = folder / "clean.parquet"
+    with (
+        ParquetRows(clean, ROWS_SCHEMA) as rows,
+        ParquetRows(folder / "ledger.parquet", LEDGER_SCHEMA) as ledger,
+    ):
+        for file, path in files.items():
+            rules = {name: make() for name, make in RULES.items()}
+            limit = config.max_samples if file == TRAINING else None
+            for row, format_, messages in _messages(path, config, limit):
+                format_name = format_name or format_.name
+                for name, rule in rules.items():
+                    if reason := rule(row.number, messages):
+                        dropped[name] += 1
+                        original = json.dumps(row.values, default=str)
+                        ledger.add(
+                            file=file, row=row.number, outcome="dropped",
+                            rule=name, detail=reason, original=original,
+                        )  # fmt: skip
+                        break
+                else:
+                    kept[file] += 1
+                    if file == TRAINING:
+                        ranks.append((_rank(config.seed, messages), row.number))
+                    rows.add(file=file, row=row.number, messages=messages)
+                    ledger.add(file=file, row=row.number, outcome="kept")
+    held_out = set()
+    if VALIDATION not in files:
+        count = max(1, round(kept[TRAINING] * config.validation_ratio))
+        held_out = {number for _, number in heapq.nsmallest(count, ranks)}
+    train_rows, validation_rows = _split(clean, folder, held_out)
+    clean.unlink()
+    if not train_rows or not validation_rows:
+        reasons = ", ".join(f"{count} {name}" for name, count in dropped.items())
+        raise EmptyDatasetError(
+            f"{config.path} has too few usable rows: {train_rows} to learn from, "
+            f"{validation_rows} held out{f' (dropped: {reasons})' if reasons else ''}",
+            hint="At least one row to learn from and one held out are needed.",
+        )
+    return CleanData(
+        folder=folder,
+        source_digest=source_digest,
+        digest=key,
+        format=format_name,
+        rows=kept.total() + dropped.total(),
+        kept=kept.total(),
+        dropped=dropped.total(),
+        dropped_by_rule=dict(dropped),
+        train_rows=train_rows,
+        validation_rows=validation_rows,
+    )
+
+
+def _messages(
+    path: Path, config: DatasetConfig, limit: int | None
+) -> Iterator[tuple[SourceRow, Format, list[Message]]]:
+    """Each row of a file with its messages, in the format that the first row's columns show."""
+    format_: Format | None = None
+    for row in read_rows(path, limit):
+        if format_ is None:
+            format_ = find_format(row.values, config.input_field, config.output_field)
+        try:
+            missing = [column for column in format_.columns if column not in row.values]
+            if missing:
+                raise RowFault(f"has no field {missing[0]!r}, which the first row has")
+            messages = format_.to_messages(row.values)
+        except RowFault as fault:
+            raise DatasetFormatError(f"{path}, row {row.number}: {fault}") from None
+        if config.system_prompt:
+            system = Message(role="system", content=config.system_prompt, trained=False)
+            messages.insert(0, system)
+        yield row, format_, messages
+
+
+def _split(clean: Path, folder: Path, held_out: set[int]) -> tuple[int, int]:
+    counts = [0, 0]
+    with (
+        ParquetRows(folder / "train.parquet", ROWS_SCHEMA) as train,
+        ParquetRows(folder / "validation.parquet", ROWS_SCHEMA) as validation,
+    ):
+        for batch in pq.ParquetFile(clean).iter_batches(1000):
+            for row in batch.to_pylist():
+                held = row["file"] == VALIDATION or row["row"] in held_out
+                counts[held] += 1
+                (validation if held else train).add(**row)
+    return counts[0], counts[1]
+
+
+def _rank(seed: int, messages: list[Message]) -> int:
+    """A row's place in the draw for the held-out rows.
+
+    It depends on the row's own content, so a row that is held out stays so when others come.
+    """
+    return int(digest_json([seed, messages])[:16], 16)
+
+
+def _digest(path: Path) -> str:
+    try:
+        return digest_file(path)
+    except OSError as error:
+        raise DatasetNotFoundError(
+            f"cannot read the dataset file {path}: {error.strerror}",
+            hint="Give a JSON, JSONL, CSV or Parquet file by --dataset.",
+        ) from None

@@ -1,0 +1,86 @@
+"""Messages → text, as the model will see them at inference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from finetune_core.data.formats import Message
+from finetune_core.exceptions import TemplateError
+from finetune_core.types import Template
+
+
+class Renderer(Protocol):
+    """Writes messages as one text."""
+
+    name: str
+    end: str
+
+    def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
+        """The text of the messages.
+
+        Args:
+            messages: The turns.
+            generation_prompt: Whether the text ends where an assistant's turn would begin.
+        """
+
+
+class ChatRenderer:
+    """The tokenizer's own chat template, unchanged."""
+
+    name = Template.CHAT.value
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.end: str = tokenizer.eos_token
+        self._tokenizer = tokenizer
+
+    def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
+        """The messages in the template; a template that refuses them says why."""
+        import jinja2
+
+        turns = [{"role": m["role"], "content": m["content"]} for m in messages]
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=generation_prompt
+            )
+        except jinja2.TemplateError as error:
+            raise TemplateError(f"the chat template refuses the messages: {error}") from error
+        return text
+
+
+class PlainRenderer:
+    """For models without a chat template: the turns line by line, the end token after answers."""
+
+    name = Template.PLAIN.value
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.end: str = tokenizer.eos_token
+        first = tokenizer("").input_ids[:1]
+        starts = tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
+        self._begin = tokenizer.bos_token if starts else ""
+
+    def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
+        """`prompt`, a newline, `answer`, the end token."""
+        parts = [self._begin]
+        for message in messages:
+            parts.append(message["content"])
+            parts.append(self.end if message["role"] == "assistant" else "\n")
+        return "".join(parts)
+
+
+def make_renderer(template: Template, tokenizer: Any) -> Renderer:
+    """The renderer that a config asks for.
+
+    Raises:
+        TemplateError: The tokenizer has no chat template where one is asked for, or no end
+            token for the model to stop at.
+    """
+    if tokenizer.eos_token is None:
+        raise TemplateError("the tokenizer has no end token, so an answer could never end")
+    if template is Template.PLAIN or (template is Template.AUTO and not tokenizer.chat_template):
+        return PlainRenderer(tokenizer)
+    if not tokenizer.chat_template:
+        raise TemplateError(
+            "the tokenizer has no chat template", hint="Set tokenization.template to plain."
+        )
+    return ChatRenderer(tokenizer)

@@ -1,0 +1,157 @@
+"""Evaluate: base and tuned model on the held-out rows, side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from datasets import Dataset
+
+from finetune_core.child import Emit
+from finetune_core.config.sections import EvaluationConfig, ModelConfig
+from finetune_core.data.collate import Collator
+from finetune_core.data.templates import make_renderer
+from finetune_core.data.tokenize import load_tokenizer
+from finetune_core.evaluation import metrics
+from finetune_core.evaluation.generation import generate
+from finetune_core.evaluation.report import write_report
+from finetune_core.evaluation.token_score import score, token_sums
+from finetune_core.exceptions import EvaluationError, FineTuneError
+from finetune_core.models.loading import load_model
+from finetune_core.storage import once
+from finetune_core.types import (
+    ChosenCheckpoint,
+    CleanData,
+    EvaluationReport,
+    Record,
+    Template,
+    TokenizedData,
+)
+
+
+class EvaluateRequest(Record):
+    """What evaluating needs; `output` is the report's folder."""
+
+    clean: CleanData
+    tokens: TokenizedData
+    chosen: ChosenCheckpoint
+    model: ModelConfig
+    evaluation: EvaluationConfig
+    output: Path
+
+
+class Question(NamedTuple):
+    """A held-out row: the rendered text up to the answer, and the answer."""
+
+    row: int
+    prompt: str
+    expected: str
+
+
+def evaluate(request: EvaluateRequest, emit: Emit) -> EvaluationReport:
+    """Measures loss, perplexity and token accuracy on all held-out rows, and the metrics on
+    generated answers to the first of them.
+
+    Raises:
+        EvaluationError: A model does not run.
+    """
+    return once(request.output, EvaluationReport, lambda folder: _write(request, emit, folder))
+
+
+def _write(request: EvaluateRequest, emit: Emit, folder: Path) -> EvaluationReport:
+    import peft
+
+    config = request.evaluation
+    tokenizer = load_tokenizer(request.chosen.folder)
+    questions = list(_questions(request, tokenizer))
+    tokens = Dataset.from_file(str(request.tokens.validation))
+    done, total = 0, 2 * (len(questions) + len(tokens))
+
+    def progress(rows: int) -> None:
+        nonlocal done
+        done += rows
+        emit({"type": "progress", "done": done, "total": total})
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = peft.PeftModel.from_pretrained(load_model(request.model), request.chosen.folder)
+    model = model.to(device).eval()
+    values: dict[str, dict[str, float]] = {}
+    answers: dict[str, list[str]] = {}
+    for name in ("base", "tuned"):
+        with model.disable_adapter() if name == "base" else nullcontext():
+            try:
+                values[name] = _loss(model, tokenizer, tokens, config.batch_size, progress)
+                answers[name] = generate(
+                    model,
+                    tokenizer,
+                    [question.prompt for question in questions],
+                    batch_size=config.batch_size,
+                    max_new_tokens=config.generation_max_length,
+                    on_progress=progress,
+                )
+            except FineTuneError:
+                raise
+            except Exception as error:
+                raise EvaluationError(
+                    f"the {name} model does not run: {type(error).__name__}: {error}"
+                ) from error
+        expected = [question.expected for question in questions]
+        values[name] |= metrics.compute(config.metrics, answers[name], expected)
+    report = EvaluationReport(
+        folder=folder,
+        rows=len(tokens),
+        generated_rows=len(questions),
+        base=values["base"],
+        tuned=values["tuned"],
+    )
+    samples = [
+        {**question._asdict(), "base": base, "tuned": tuned}
+        for question, base, tuned in zip(
+            questions, answers["base"], answers["tuned"], strict=True
+        )
+    ]
+    with report.samples.open("w") as file:
+        file.writelines(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+    write_report(report, samples)
+    return report
+
+
+def _questions(request: EvaluateRequest, tokenizer: Any) -> Iterator[Question]:
+    """The first held-out rows, each cut before its last trained turn."""
+    renderer = make_renderer(Template(request.tokens.template), tokenizer)
+    left_out = set(request.tokens.validation_split.too_long)
+    count = 0
+    for batch in pq.ParquetFile(request.clean.validation).iter_batches(1000):
+        for row in batch.to_pylist():
+            if row["row"] in left_out:
+                continue
+            if count == request.evaluation.num_samples:
+                return
+            count += 1
+            messages = row["messages"]
+            last = max(number for number, turn in enumerate(messages) if turn["trained"])
+            prompt = renderer.render(messages[:last], generation_prompt=True)
+            yield Question(row["row"], prompt, messages[last]["content"])
+
+
+def _loss(
+    model: Any, tokenizer: Any, tokens: Dataset, batch_size: int, progress: Any
+) -> dict[str, float]:
+    collate = Collator(tokenizer)
+    order = np.argsort(tokens["length"][:], kind="stable")
+    sums = []
+    for start in range(0, len(order), batch_size):
+        rows = [tokens[int(index)] for index in order[start : start + batch_size]]
+        batch = {name: tensor.to(model.device) for name, tensor in collate(rows).items()}
+        labels = batch.pop("labels")
+        with torch.inference_mode():
+            sums.append(token_sums(model(**batch).logits, labels).cpu())
+        progress(len(rows))
+    total = score(torch.cat(sums))
+    return {"loss": total.loss, "perplexity": total.perplexity, "token_accuracy": total.accuracy}

@@ -1,0 +1,61 @@
+"""Generates answers: greedy, in batches of like length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    on_progress: Callable[[int], None],
+) -> list[str]:
+    """Answers prompts.
+
+    Args:
+        model: A causal model.
+        tokenizer: Its tokenizer.
+        prompts: Rendered texts that end where the answer begins.
+        batch_size: Prompts at once.
+        max_new_tokens: The tokens that an answer may have.
+        on_progress: Is told how many more prompts are answered.
+
+    Returns:
+        The answers in the order of the prompts, without special tokens.
+    """
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    answers = [""] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        inputs = tokenizer(
+            [prompts[index] for index in batch],
+            add_special_tokens=False,
+            padding=True,
+            return_tensors="pt",
+            return_token_type_ids=False,
+        ).to(model.device)
+        with torch.inference_mode():
+            output = model.generate(
+                **inputs,
+                do_sample=False,
+                max_new_tokens=max_new_tokens,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        new = output[:, inputs["input_ids"].shape[1] :]
+        for index, answer in zip(
+            batch, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True
+        ):
+            answers[index] = answer
+        on_progress(len(batch))
+    return answers

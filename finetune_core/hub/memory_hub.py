@@ -1,0 +1,148 @@
+"""A hub in memory, for tests and for use without MLflow; it keeps the same contract."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from finetune_core.exceptions import HubError, HubUnavailableError, VersionNotFoundError
+from finetune_core.hub.ports import Point, Version
+
+
+@dataclass
+class MemoryRun:
+    """What was logged to a run."""
+
+    name: str
+    tags: dict[str, str]
+    status: str = "RUNNING"
+    params: dict[str, str] = field(default_factory=dict)
+    points: list[Point] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    datasets: list[dict[str, str]] = field(default_factory=list)
+
+
+class MemoryHub:
+    """Keeps everything in dictionaries. `away` makes it as good as dead."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.runs: dict[str, MemoryRun] = {}
+        self._versions: dict[str, list[tuple[Version, Path]]] = {}
+        self._aliases: dict[tuple[str, str], int] = {}
+
+    def look(self) -> str:
+        """Nowhere."""
+        return "in memory"
+
+    def start_run(self, name: str, tags: Mapping[str, str]) -> str:
+        """Opens a run."""
+        self._answer()
+        run_id = f"run-{len(self.runs) + 1}"
+        self.runs[run_id] = MemoryRun(name, dict(tags))
+        return run_id
+
+    def end_run(self, run_id: str, status: str) -> None:
+        """Closes a run."""
+        self._run(run_id).status = status
+
+    def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        """Adds params; another value for one that is there is refused."""
+        known = self._run(run_id).params
+        for name, value in params.items():
+            if known.setdefault(name, str(value)) != str(value):
+                raise HubError(f"the param {name} is already {known[name]}")
+
+    def log_points(self, run_id: str, points: Sequence[Point]) -> None:
+        """Adds values."""
+        self._run(run_id).points.extend(points)
+
+    def log_file(self, run_id: str, path: Path, folder: str | None = None) -> None:
+        """Keeps a file's bytes."""
+        name = f"{folder}/{path.name}" if folder else path.name
+        self._run(run_id).files[name] = path.read_bytes()
+
+    def log_table(self, run_id: str, rows: Sequence[Mapping[str, Any]], file: str) -> None:
+        """Keeps rows."""
+        self._run(run_id).tables[file] = [dict(row) for row in rows]
+
+    def log_dataset(
+        self, run_id: str, *, name: str, source: str, digest: str, context: str
+    ) -> None:
+        """Keeps the facts."""
+        facts = {"name": name, "source": source, "digest": digest, "context": context}
+        self._run(run_id).datasets.append(facts)
+
+    @contextmanager
+    def system_metrics(self, run_id: str) -> Iterator[None]:
+        """Samples nothing."""
+        self._run(run_id)
+        yield
+
+    def register(
+        self,
+        run_id: str,
+        folder: Path,
+        *,
+        model_name: str,
+        alias: str,
+        model_type: str,
+        tags: Mapping[str, str],
+        description: str,
+    ) -> Version:
+        """Keeps the folder's path as a version."""
+        self._run(run_id)
+        known = self._versions.setdefault(model_name, [])
+        version = next((each for each, _ in known if each.run_id == run_id), None)
+        if version is None:
+            number = len(known) + 1
+            uri = f"models:/{model_name}/{number}"
+            version = Version(model_name, number, uri, run_id, dict(tags), [])
+            known.append((version, folder))
+        self._aliases[model_name, alias] = version.version
+        return self.get(model_name, version.version)
+
+    def versions(self, model_name: str) -> list[Version]:
+        """The versions, the newest first."""
+        self._answer()
+        known = self._versions.get(model_name, [])
+        return [self.get(model_name, each.version) for each, _ in reversed(known)]
+
+    def get(self, model_name: str, version: int | str) -> Version:
+        """One version, by its number or by an alias."""
+        self._answer()
+        if isinstance(version, str) and not version.isdigit():
+            version = self._aliases.get((model_name, version), 0)
+        for each, _ in self._versions.get(model_name, []):
+            if each.version == int(version):
+                aliases = [
+                    alias
+                    for (name, alias), number in self._aliases.items()
+                    if name == model_name and number == each.version
+                ]
+                return each._replace(aliases=aliases)
+        raise VersionNotFoundError(f"there is no version {version} of {model_name}")
+
+    def download(self, version: Version, folder: Path) -> Path:
+        """Copies the folder."""
+        self._answer()
+        source = next(
+            path
+            for each, path in self._versions[version.model_name]
+            if each.version == version.version
+        )
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+        return folder
+
+    def _answer(self) -> None:
+        if self.away:
+            raise HubUnavailableError("the hub does not answer")
+
+    def _run(self, run_id: str) -> MemoryRun:
+        self._answer()
+        return self.runs[run_id]

@@ -1,0 +1,235 @@
+"""The hub on MLflow: the one file that imports mlflow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.data.dataset_source_registry import resolve_dataset_source
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+from finetune_core.config.settings import Settings
+from finetune_core.exceptions import HubError, HubUnavailableError, VersionNotFoundError
+from finetune_core.hub.ports import Point, Version
+
+# What MLflow says where its server is away, or answers nonsense.
+AWAY = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED"}
+PARAMS_PER_CALL, POINTS_PER_CALL = 100, 1000  # the server's limits
+PARAM_LENGTH = 6000
+SHORT_DIGEST = 12  # a dataset's digest has room for 36 characters; the whole is a tag
+SAMPLING_SECONDS = 5.0
+
+
+class MlflowHub:
+    """Runs, artifacts and versions in MLflow: on a server, or in a file without one.
+
+    Args:
+        settings: Where the server is; without one, an SQLite file and a folder of artifacts
+            lie under the organisation's own.
+        organization: Its runs lie in an experiment of its name.
+    """
+
+    def __init__(self, settings: Settings, organization: str) -> None:
+        self._experiment = organization
+        self._artifacts: str | None = None
+        self._uri = settings.tracking_uri or ""
+        if not self._uri:
+            folder = settings.organization_folder(organization) / "mlflow"
+            folder.mkdir(parents=True, exist_ok=True)
+            self._uri = f"sqlite:///{folder / 'mlflow.db'}"
+            self._artifacts = (folder / "artifacts").as_uri()
+        self._client = mlflow.MlflowClient(self._uri, self._uri)
+
+    def look(self) -> str:
+        """The server's address, or the command that starts one on the local file."""
+        if self._artifacts is None:
+            return self._uri
+        return f"mlflow ui --backend-store-uri {self._uri}"
+
+    def start_run(self, name: str, tags: Mapping[str, str]) -> str:
+        """Opens a run in the organisation's experiment."""
+        with _translated():
+            run = self._client.create_run(
+                self._experiment_id(), run_name=name, tags=dict(tags)
+            )
+        return str(run.info.run_id)
+
+    def end_run(self, run_id: str, status: str) -> None:
+        """Closes a run."""
+        with _translated():
+            self._client.set_terminated(run_id, status)
+
+    def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        """Adds params, a hundred a call."""
+        entries = [Param(name, str(value)[:PARAM_LENGTH]) for name, value in params.items()]
+        with _translated():
+            for start in range(0, len(entries), PARAMS_PER_CALL):
+                self._client.log_batch(run_id, params=entries[start : start + PARAMS_PER_CALL])
+
+    def log_points(self, run_id: str, points: Sequence[Point]) -> None:
+        """Adds values of metrics, a thousand a call."""
+        entries = [Metric(p.name, p.value, int(p.time * 1000), p.step) for p in points]
+        with _translated():
+            for start in range(0, len(entries), POINTS_PER_CALL):
+                self._client.log_batch(run_id, metrics=entries[start : start + POINTS_PER_CALL])
+
+    def log_file(self, run_id: str, path: Path, folder: str | None = None) -> None:
+        """Keeps a file as an artifact."""
+        with _translated():
+            self._client.log_artifact(run_id, str(path), folder)
+
+    def log_table(self, run_id: str, rows: Sequence[Mapping[str, Any]], file: str) -> None:
+        """Keeps rows as MLflow's table artifact."""
+        with _translated():
+            self._client.log_table(run_id, pd.DataFrame(list(rows)), file)
+
+    def log_dataset(
+        self, run_id: str, *, name: str, source: str, digest: str, context: str
+    ) -> None:
+        """Adds a dataset input."""
+        origin = resolve_dataset_source(source)
+        dataset = MetaDataset(origin, name=name, digest=digest[:SHORT_DIGEST])
+        tags = [InputTag("mlflow.data.context", context), InputTag("sha256", digest)]
+        with _translated():
+            self._client.log_inputs(run_id, [DatasetInput(dataset._to_mlflow_entity(), tags)])
+
+    @contextmanager
+    def system_metrics(self, run_id: str) -> Iterator[None]:
+        """Runs MLflow's own monitor, which samples in a thread and outlives a dead server."""
+        monitor = SystemMetricsMonitor(
+            run_id, sampling_interval=SAMPLING_SECONDS, resume_logging=True, tracking_uri=self._uri
+        )
+        monitor.start()
+        try:
+            yield
+        finally:
+            monitor.finish()
+
+    def register(
+        self,
+        run_id: str,
+        folder: Path,
+        *,
+        model_name: str,
+        alias: str,
+        model_type: str,
+        tags: Mapping[str, str],
+        description: str,
+    ) -> Version:
+        """Logs the folder's own files as a LoggedModel and makes a version of it.
+
+        MLflow's transformers flavour is not used: for an adapter on a local base it writes
+        weights under wrapped names, and reloads random ones with only a log line.
+        """
+        with _translated():
+            self._create_model(model_name)
+            known = self._client.search_model_versions(f"run_id = '{run_id}'")
+            version = next((each for each in known if each.name == model_name), None)
+            if version is None:
+                model = self._client.create_logged_model(
+                    self._experiment_id(),
+                    name=model_name,
+                    source_run_id=run_id,
+                    tags=dict(tags),
+                    model_type=model_type,
+                )
+                self._client.log_model_artifacts(model.model_id, str(folder))
+                self._client.finalize_logged_model(model.model_id, "READY")
+                version = self._client.create_model_version(
+                    model_name,
+                    source=model.artifact_location,
+                    run_id=run_id,
+                    tags=dict(tags),
+                    description=description,
+                    model_id=model.model_id,
+                )
+            self._client.set_registered_model_alias(model_name, alias, version.version)
+            self._client.log_batch(
+                run_id, tags=[RunTag("registered", f"{model_name}@{version.version}")]
+            )
+        return self.get(model_name, int(version.version))
+
+    def versions(self, model_name: str) -> list[Version]:
+        """The versions of a model, the newest first."""
+        with _translated():
+            found = self._client.search_model_versions(f"name = {json.dumps(model_name)}")
+            numbers = sorted((int(each.version) for each in found), reverse=True)
+        return [self.get(model_name, number) for number in numbers]
+
+    def get(self, model_name: str, version: int | str) -> Version:
+        """One version, by its number or by an alias."""
+        with _translated():
+            if isinstance(version, str) and not version.isdigit():
+                found = self._client.get_model_version_by_alias(model_name, version)
+            else:
+                found = self._client.get_model_version(model_name, str(version))
+        return _version(found)
+
+    def download(self, version: Version, folder: Path) -> Path:
+        """Fetches a version's files."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with _translated():
+            uri = self._client.get_model_version_download_uri(
+                version.model_name, str(version.version)
+            )
+            path = mlflow.artifacts.download_artifacts(
+                uri, dst_path=str(folder), tracking_uri=self._uri
+            )
+        return Path(path)
+
+    def _experiment_id(self) -> str:
+        experiment = self._client.get_experiment_by_name(self._experiment)
+        if experiment is None:
+            try:
+                return str(
+                    self._client.create_experiment(
+                        self._experiment, artifact_location=self._artifacts
+                    )
+                )
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another job was faster
+                    raise
+                experiment = self._client.get_experiment_by_name(self._experiment)
+        return str(experiment.experiment_id)
+
+    def _create_model(self, name: str) -> None:
+        try:
+            self._client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+
+def _version(found: ModelVersion) -> Version:
+    return Version(
+        model_name=found.name,
+        version=int(found.version),
+        uri=f"models:/{found.name}/{found.version}",
+        run_id=found.run_id or "",
+        tags=dict(found.tags),
+        aliases=list(found.aliases),
+    )
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Makes MLflow's errors ours."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise VersionNotFoundError(f"the hub has no such thing: {error.message}") from error
+        if error.error_code in AWAY:
+            raise HubUnavailableError(f"MLflow does not answer: {error.message}") from error
+        raise HubError(f"MLflow refuses: {error.message}") from error
+    except OSError as error:
+        raise HubUnavailableError(f"MLflow does not answer: {error}") from error

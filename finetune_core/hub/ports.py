@@ -1,0 +1,87 @@
+"""What the pipeline asks of a hub: tracking of runs, and a registry of versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+
+class Point(NamedTuple):
+    """One value of a metric."""
+
+    name: str
+    value: float
+    step: int
+    time: float  # seconds since 1970
+
+
+class Version(NamedTuple):
+    """One version of a registered model."""
+
+    model_name: str
+    version: int
+    uri: str
+    run_id: str
+    tags: dict[str, str]
+    aliases: list[str]
+
+
+class Hub(Protocol):
+    """Tracks runs and keeps versions. Every method raises `HubUnavailableError` when it is away."""
+
+    def look(self) -> str:
+        """Where a person looks at it: an address, or the command that opens one."""
+
+    def start_run(self, name: str, tags: Mapping[str, str]) -> str:
+        """Opens a run and gives its id."""
+
+    def end_run(self, run_id: str, status: str) -> None:
+        """Closes a run as FINISHED, FAILED or KILLED."""
+
+    def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        """Adds params, each once and for good."""
+
+    def log_points(self, run_id: str, points: Sequence[Point]) -> None:
+        """Adds values of metrics."""
+
+    def log_file(self, run_id: str, path: Path, folder: str | None = None) -> None:
+        """Keeps a file with the run."""
+
+    def log_table(self, run_id: str, rows: Sequence[Mapping[str, Any]], file: str) -> None:
+        """Keeps rows as a table that people can look at."""
+
+    def log_dataset(
+        self, run_id: str, *, name: str, source: str, digest: str, context: str
+    ) -> None:
+        """Says which data the run used, and what for."""
+
+    def system_metrics(self, run_id: str) -> AbstractContextManager[None]:
+        """Samples CPU, memory and GPU into the run while the block lasts."""
+
+    def register(
+        self,
+        run_id: str,
+        folder: Path,
+        *,
+        model_name: str,
+        alias: str,
+        model_type: str,
+        tags: Mapping[str, str],
+        description: str,
+    ) -> Version:
+        """Keeps a folder as a new version under an alias; a run has one version of a name at most."""
+
+    def versions(self, model_name: str) -> list[Version]:
+        """The versions of a model, the newest first."""
+
+    def get(self, model_name: str, version: int | str) -> Version:
+        """One version, by its number or by an alias.
+
+        Raises:
+            VersionNotFoundError: There is none.
+        """
+
+    def download(self, version: Version, folder: Path) -> Path:
+        """Fetches a version's files and gives the folder that holds them."""

@@ -1,0 +1,72 @@
+"""Register: adapter, report and card → a version in the registry."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from finetune_core.config.pipeline import PipelineConfig
+from finetune_core.hub.card import Card, write_card
+from finetune_core.hub.ports import Hub
+from finetune_core.hub.tracking import Tracking
+from finetune_core.storage import MANIFEST, RECORD, is_whole, new_folder
+from finetune_core.types import RegisteredVersion
+
+
+def register(hub: Hub, tracking: Tracking, card: Card) -> RegisteredVersion:
+    """Registers a job's adapter; registering it again gives the version that it has.
+
+    Args:
+        hub: The registry.
+        tracking: The job's; what the hub has missed so far is told first.
+        card: What there is to say of the adapter.
+
+    Raises:
+        HubUnavailableError: The hub is away.
+    """
+    tracking.tell_config(card.config)
+    tracking.tell_data(card.config, card.clean, card.tokens)
+    tracking.tell_training(card.trained)
+    tracking.tell_report(card.report)
+    name = model_name(card.config)
+    folder = card.job.folder / "package"
+    if not is_whole(folder):
+        with new_folder(folder) as temporary:
+            _pack(card, name, temporary)
+    run_id = tracking.run_id()
+    version = hub.register(
+        run_id,
+        folder,
+        model_name=name,
+        alias=card.config.registry.alias,
+        model_type=card.config.training.method.value,
+        tags=card.tags,
+        description=f"{card.config.training.method.value} of {card.config.model.name}",
+    )
+    return RegisteredVersion(
+        folder=folder,
+        model_name=version.model_name,
+        version=version.version,
+        alias=card.config.registry.alias,
+        uri=version.uri,
+        run_id=run_id,
+    )
+
+
+def model_name(config: PipelineConfig) -> str:
+    """The registered model's name: the given one, or base and dataset joined."""
+    if config.registry.model_name:
+        return config.registry.model_name
+    base = config.model.name.rstrip("/").rpartition("/")[2]
+    name = f"{base}-{Path(config.dataset.path).stem}"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:128]
+
+
+def _pack(card: Card, name: str, folder: Path) -> None:
+    for file in card.chosen.folder.iterdir():
+        if file.name not in (MANIFEST, RECORD):
+            shutil.copy2(file, folder)
+    write_card(card, name, folder / "README.md")
+    shutil.copy2(card.report.markdown, folder / "evaluation.md")
+    shutil.copy2(card.job.folder / "config.yaml", folder / "config.yaml")

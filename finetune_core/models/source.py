@@ -1,0 +1,65 @@
+"""Where a base model's files are, found without loading it and without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from finetune_core.config.sections import ModelConfig
+from finetune_core.exceptions import ModelNotFoundError
+from finetune_core.storage import digest_file, digest_json
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "chat_template.jinja",
+)
+
+
+def find_model(config: ModelConfig) -> Path:
+    """The folder that holds a model's config and tokenizer; its weights may be elsewhere still.
+
+    Args:
+        config: Names a folder, or a model on the hub, whose small files are then fetched.
+
+    Raises:
+        ModelNotFoundError: There is neither such a folder nor such a model.
+    """
+    folder = Path(config.name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelNotFoundError(
+                f"the folder {folder} holds no model: it has no config.json",
+                hint="Give a folder that save_pretrained wrote, by --model.",
+            )
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(
+                config.name,
+                revision=config.revision,
+                allow_patterns=["config.json", "generation_config.json", *TOKENIZER_FILES],
+            )
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = type(error).__name__
+        raise ModelNotFoundError(
+            f"there is no folder {config.name}, and no such model on the hub or in its cache "
+            f"({reason})",
+            hint="Give a model's folder, or its id on the hub, by --model.",
+        ) from error
+
+
+def digest_tokenizer(folder: Path) -> str:
+    """The sha256 over a model's tokenizer files, the chat template among them."""
+    files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    return digest_json({path.name: digest_file(path) for path in files})

@@ -1,0 +1,51 @@
+"""The order of rows in training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import Sampler
+
+POOL_BATCHES = 32  # batches whose rows are sorted together: little padding, yet much chance
+
+
+class LengthGroupedSampler(Sampler[int]):
+    """Rows in random order, but rows of like length in one batch.
+
+    The order depends on the seed and the epoch alone, not on the state of any generator, so a
+    resumed epoch goes on in the order in which it began.
+
+    Args:
+        lengths: The tokens of each row.
+        batch_size: Rows a batch.
+        seed: Decides the order, together with the epoch.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self._lengths = torch.as_tensor(lengths)
+        self._batch_size = batch_size
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order of an epoch."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        random = torch.Generator().manual_seed(self._seed + self._epoch)
+        rows = torch.randperm(len(self._lengths), generator=random)
+        batches: list[torch.Tensor] = []
+        for pool in rows.split(POOL_BATCHES * self._batch_size):
+            by_length = pool[self._lengths[pool].argsort(descending=True, stable=True)]
+            batches += by_length.split(self._batch_size)
+        # A batch that is not full must come last: the loader cuts the sequence into equal parts.
+        full = [batch for batch in batches if len(batch) == self._batch_size]
+        rest = [batch for batch in batches if len(batch) < self._batch_size]
+        for index in torch.randperm(len(full), generator=random).tolist():
+            yield from full[index].tolist()
+        for batch in rest:
+            yield from batch.tolist()

@@ -1,0 +1,140 @@
+"""The checkpoints of a training: whole folders, one a step, with what was measured there."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from finetune_core.exceptions import DamagedFolderError, TrainingError
+from finetune_core.storage import (
+    MANIFEST,
+    digest_folder,
+    is_whole,
+    once,
+    publish,
+    read_manifest,
+    verify,
+)
+from finetune_core.types import ChosenCheckpoint, TrainedCheckpoints
+
+STAGING = ".saving"
+
+# What only a resumed training needs; README.md is peft's empty form, the hub writes a real card.
+TRAINING_ONLY = {
+    MANIFEST,
+    "README.md",
+    "optimizer.pt",
+    "rng_state.pth",
+    "scaler.pt",
+    "scheduler.pt",
+    "trainer_state.json",
+    "training_args.bin",
+}
+
+log = logging.getLogger(__name__)
+
+
+class Checkpoint(NamedTuple):
+    """A whole checkpoint."""
+
+    folder: Path
+    step: int
+    epoch: float
+    valid_loss: float | None
+
+
+class Checkpoints:
+    """The folder that holds a training's checkpoints.
+
+    Args:
+        folder: One folder a step lies in it, and a place where the next one is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.staging = folder / STAGING
+
+    def clear_staging(self) -> None:
+        """Removes what a killed training left half-written."""
+        shutil.rmtree(self.staging, ignore_errors=True)
+        self.staging.mkdir(parents=True)
+
+    def publish(self, written: Path, *, step: int, epoch: float, valid_loss: float | None) -> Path:
+        """Makes a checkpoint of a written folder.
+
+        Args:
+            written: The folder, under `staging`.
+            step: The optimizer steps done.
+            epoch: The passes over the rows done.
+            valid_loss: What a validation at this very step measured.
+        """
+        final = self.folder / f"step-{step:08d}"
+        publish(written, final, step=step, epoch=epoch, valid_loss=valid_loss)
+        return final
+
+    def all(self) -> list[Checkpoint]:
+        """The whole checkpoints, by step."""
+        found = []
+        for folder in sorted(self.folder.glob("step-*")):
+            if is_whole(folder):
+                facts = read_manifest(folder)
+                found.append(
+                    Checkpoint(folder, facts["step"], facts["epoch"], facts["valid_loss"])
+                )
+        return found
+
+    def newest(self) -> Checkpoint | None:
+        """The last checkpoint whose every byte is as it was written."""
+        for checkpoint in reversed(self.all()):
+            try:
+                verify(checkpoint.folder)
+            except DamagedFolderError as error:
+                log.warning("not resuming from a damaged checkpoint: %s", error)
+                continue
+            return checkpoint
+        return None
+
+    def best(self) -> Checkpoint | None:
+        """The checkpoint of the lowest validation loss; of equals the first."""
+        measured = [each for each in self.all() if each.valid_loss is not None]
+        return min(measured, key=lambda each: each.valid_loss or 0.0, default=None)
+
+    def prune(self, keep: int) -> None:
+        """Removes all but the newest `keep`; the best stays besides."""
+        best = self.best()
+        for checkpoint in self.all()[:-keep]:
+            if best is None or checkpoint.folder != best.folder:
+                shutil.rmtree(checkpoint.folder)
+
+
+def choose(trained: TrainedCheckpoints, folder: Path) -> ChosenCheckpoint:
+    """Takes the best checkpoint by validation loss, and of it what inference needs.
+
+    Args:
+        trained: The finished training.
+        folder: Gets the adapter with its tokenizer.
+
+    Raises:
+        DamagedFolderError: The checkpoint's bytes have changed since they were written.
+        TrainingError: There is no checkpoint.
+    """
+    best = Checkpoints(trained.folder).best()
+    if best is None:
+        raise TrainingError(f"{trained.folder} holds no checkpoint with a validation loss")
+
+    def build(temporary: Path) -> ChosenCheckpoint:
+        verify(best.folder)
+        for file in best.folder.iterdir():
+            if file.name not in TRAINING_ONLY:
+                shutil.copy2(file, temporary)
+        return ChosenCheckpoint(
+            folder=temporary,
+            digest=digest_folder(temporary),
+            step=best.step,
+            valid_loss=best.valid_loss,
+            reason="lowest validation loss",
+        )
+
+    return once(folder, ChosenCheckpoint, build)

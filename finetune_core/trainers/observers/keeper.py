@@ -1,0 +1,74 @@
+"""Decides when to validate, save and stop early, and turns what is saved into checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from finetune_core.child import Emit
+from finetune_core.config.sections import TrainingConfig
+from finetune_core.trainers.checkpoints import Checkpoints
+
+
+class Keeper(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+    """Validates every `eval_steps` and after each epoch; saves every `save_steps`, each best
+    model and the last.
+
+    It keeps no state of its own: which validations were the best stands in the trainer's log,
+    which a checkpoint holds, so a resumed training decides as the one that was killed.
+    """
+
+    def __init__(self, config: TrainingConfig, checkpoints: Checkpoints, emit: Emit) -> None:
+        self._config = config
+        self._checkpoints = checkpoints
+        self._emit = emit
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Asks for what is due at this step; at the end of an epoch, that comes after it."""
+        if float(state.epoch or 0).is_integer():
+            return
+        if self._config.eval_steps and state.global_step % self._config.eval_steps == 0:
+            control.should_evaluate = True
+        if state.global_step % self._config.save_steps == 0:
+            control.should_save = True
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Validates, and saves where a save fell on the epoch's last step or training ends."""
+        control.should_evaluate = True
+        if state.global_step % self._config.save_steps == 0 or control.should_training_stop:
+            control.should_save = True
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Saves the best model so far; stops when it has long been the best."""
+        losses = _validations(state)
+        since_best = len(losses) - 1 - losses.index(min(losses))
+        if since_best == 0:
+            control.should_save = True
+        patience = self._config.early_stopping_patience
+        if patience and since_best >= patience:
+            control.should_training_stop = control.should_save = True
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Publishes what the trainer wrote."""
+        written = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        last = state.log_history[-1] if state.log_history else {}
+        valid_loss = last.get("eval_valid_loss") if last.get("step") == state.global_step else None
+        folder = self._checkpoints.publish(
+            written, step=state.global_step, epoch=float(state.epoch or 0), valid_loss=valid_loss
+        )
+        self._checkpoints.prune(self._config.keep_checkpoints)
+        self._emit({"type": "checkpoint", "step": state.global_step, "folder": str(folder)})
+
+
+def _validations(state: TrainerState) -> list[float]:
+    return [entry["eval_valid_loss"] for entry in state.log_history if "eval_valid_loss" in entry]

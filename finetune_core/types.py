@@ -1,0 +1,239 @@
+"""The enums, and the frozen records that stages hand on: paths, digests and counts."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+JOB_ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts as it counts
+
+
+class TrainingMethod(str, Enum):
+    """How the weights are tuned; `finetune_core.trainers.methods` has a record for each."""
+
+    LORA = "lora"
+
+
+class DatasetSource(str, Enum):
+    """Where a dataset's name leads."""
+
+    LOCAL_FILE = "local_file"
+
+
+class Precision(str, Enum):
+    """The numbers that training computes in."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+class Scheduler(str, Enum):
+    """How the learning rate falls after the warm-up."""
+
+    LINEAR = "linear"
+    COSINE = "cosine"
+    CONSTANT = "constant"
+
+
+class EvaluationMetric(str, Enum):
+    """What an evaluation can measure on generated answers, by its name in reports."""
+
+    EXACT_MATCH = "exact_match"
+    ROUGE_1 = "rouge1"
+    ROUGE_2 = "rouge2"
+    ROUGE_L = "rougeL"
+    BLEU = "bleu"
+
+
+class Template(str, Enum):
+    """How messages become text."""
+
+    AUTO = "auto"
+    CHAT = "chat"
+    PLAIN = "plain"
+
+
+class Record(BaseModel):
+    """A frozen value that travels between stages, processes and files as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Job(Record):
+    """One fine-tuning job: what it is called and where its files are."""
+
+    id: str
+    name: str
+    organization: str
+    folder: Path
+
+    @property
+    def logs(self) -> Path:
+        """Where the job's child processes write their events and their output."""
+        return self.folder / "logs"
+
+
+class StageRecord(Record):
+    """What a stage hands on. `folder` holds its files; `cached` says that it was not redone."""
+
+    folder: Path
+    seconds: float = 0.0
+    cached: bool = False
+
+
+class CleanData(StageRecord):
+    """Sanitized rows: `train.parquet`, `validation.parquet` and the ledger of every row."""
+
+    source_digest: str
+    digest: str
+    format: str
+    rows: int
+    kept: int
+    dropped: int
+    dropped_by_rule: dict[str, int]
+    train_rows: int
+    validation_rows: int
+
+    @property
+    def train(self) -> Path:
+        """The rows to learn from."""
+        return self.folder / "train.parquet"
+
+    @property
+    def validation(self) -> Path:
+        """The rows held out."""
+        return self.folder / "validation.parquet"
+
+    @property
+    def ledger(self) -> Path:
+        """What became of each input row, and why."""
+        return self.folder / "ledger.parquet"
+
+
+class TokenizedSplit(Record):
+    """The counts of one tokenized split. `too_long` are the input's row numbers left out."""
+
+    rows: int
+    tokens: int
+    trained_tokens: int
+    longest: int
+    too_long: list[int]
+
+
+class TokenizedData(StageRecord):
+    """Token ids and labels of both splits, as memory-mapped Arrow files."""
+
+    digest: str
+    tokenizer_digest: str
+    template: str
+    train_split: TokenizedSplit
+    validation_split: TokenizedSplit
+
+    @property
+    def train(self) -> Path:
+        """The tokens to learn from."""
+        return self.folder / "train.arrow"
+
+    @property
+    def validation(self) -> Path:
+        """The tokens held out."""
+        return self.folder / "validation.arrow"
+
+
+class TrainedCheckpoints(StageRecord):
+    """A finished training: `folder` holds its checkpoints, one folder a step."""
+
+    steps: int
+    epochs: float
+    train_loss: float
+    trained_tokens: int
+    parameters: int
+    trained_parameters: int
+    batch_size: int
+    precision: str
+    device: str
+
+
+class ChosenCheckpoint(StageRecord):
+    """The adapter that goes on: `folder` loads with peft, its tokenizer beside it."""
+
+    digest: str
+    step: int
+    valid_loss: float | None
+    reason: str
+
+
+class EvaluationReport(StageRecord):
+    """Base and tuned model side by side on the held-out rows."""
+
+    rows: int
+    generated_rows: int
+    base: dict[str, float]
+    tuned: dict[str, float]
+
+    @property
+    def markdown(self) -> Path:
+        """The report for people."""
+        return self.folder / "report.md"
+
+    @property
+    def samples(self) -> Path:
+        """Each held-out row's prompt, expected answer and both generations, as JSON lines."""
+        return self.folder / "samples.jsonl"
+
+    def read_samples(self) -> list[dict[str, Any]]:
+        """The rows of `samples`."""
+        return [json.loads(line) for line in self.samples.read_text().splitlines()]
+
+
+class RegisteredVersion(StageRecord):
+    """One version in the registry; `folder` is the adapter that was registered."""
+
+    model_name: str
+    version: int
+    alias: str
+    uri: str
+    run_id: str
+
+
+class JobResult(Record):
+    """What a finished job leaves behind."""
+
+    job: Job
+    clean: CleanData
+    tokens: TokenizedData
+    trained: TrainedCheckpoints
+    chosen: ChosenCheckpoint
+    report: EvaluationReport
+    registered: RegisteredVersion
+
+    @property
+    def stages(self) -> dict[str, StageRecord]:
+        """The record of each stage, by the stage's verb."""
+        return {
+            "sanitize": self.clean,
+            "tokenize": self.tokens,
+            "train": self.trained,
+            "checkpoint": self.chosen,
+            "evaluate": self.report,
+            "register": self.registered,
+        }
+
+
+def new_job_id() -> str:
+    """A job id: `ftjob-` and 24 characters of base 32 that sort by time.
+
+    48 bits are the milliseconds since 1970, 72 bits are random.
+    """
+    number = (time.time_ns() // 1_000_000 << 72) | secrets.randbits(72)
+    return "ftjob-" + "".join(
+        JOB_ID_ALPHABET[number >> shift & 31] for shift in range(115, -1, -5)
+    )
