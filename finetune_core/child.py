@@ -62,7 +62,8 @@ def run(
     events = EventFile(folder / f"{name}-events.jsonl")
     request_file.write_text(request.model_dump_json())
     offset = events.size()
-    command = [sys.executable, "-m", "finetune_core.child", target, request_file, events.path]
+    files = [str(request_file), str(events.path)]
+    command = [sys.executable, "-m", "finetune_core.child", target, *files]
     with log_file.open("ab") as log:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
     try:

@@ -191,7 +191,8 @@ class EvaluationReport(StageRecord):
 
     def read_samples(self) -> list[dict[str, Any]]:
         """The rows of `samples`."""
-        return [json.loads(line) for line in self.samples.read_text().splitlines()]
+        with self.samples.open() as lines:
+            return [json.loads(line) for line in lines]
 
 
 class RegisteredVersion(StageRecord):
@@ -234,6 +235,4 @@ def new_job_id() -> str:
     48 bits are the milliseconds since 1970, 72 bits are random.
     """
     number = (time.time_ns() // 1_000_000 << 72) | secrets.randbits(72)
-    return "ftjob-" + "".join(
-        JOB_ID_ALPHABET[number >> shift & 31] for shift in range(115, -1, -5)
-    )
+    return "ftjob-" + "".join(JOB_ID_ALPHABET[number >> shift & 31] for shift in range(115, -1, -5))

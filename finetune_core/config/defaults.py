@@ -41,7 +41,9 @@ def load_defaults(replacement: Path | None) -> dict[str, dict[str, Any]]:
         own = _flatten(json.loads(text) if replacement.suffix == ".json" else yaml.safe_load(text))
     except (ValueError, AttributeError, yaml.YAMLError) as error:
         problem = f"is not `section: {{field: {{default, min, max}}}}` ({error})"
-        raise InvalidConfigError([Fault("FINETUNE_DEFAULTS", problem)], source=str(replacement)) from error
+        raise InvalidConfigError(
+            [Fault("FINETUNE_DEFAULTS", problem)], source=str(replacement)
+        ) from error
     faults = [Fault(path, "is not a setting") for path in own if path not in defaults] + [
         Fault(f"{path}.{key}", f"is none of {', '.join(sorted(KEYS))}")
         for path, spec in own.items()

@@ -140,7 +140,9 @@ def read_mapping(path: Path, load: Callable[[str], Any] | None = None) -> dict[s
     try:
         value = load(path.read_text())
     except OSError as error:
-        raise MissingConfigError([Fault("config", f"cannot read {path}: {error.strerror}")]) from None
+        raise MissingConfigError(
+            [Fault("config", f"cannot read {path}: {error.strerror}")]
+        ) from None
     except (ValueError, yaml.YAMLError) as error:
         raise InvalidConfigError(
             [Fault("config", f"cannot be parsed: {error}")], source=str(path)
@@ -208,9 +210,7 @@ def _valid_sections(value: Any) -> dict[str, Section]:
 
 def _again(details: Any) -> InitErrorDetails:
     """An error of pydantic's in the form in which it can be raised once more."""
-    again = InitErrorDetails(
-        type=details["type"], loc=details["loc"], input=details["input"]
-    )
+    again = InitErrorDetails(type=details["type"], loc=details["loc"], input=details["input"])
     if "ctx" in details:
         again["ctx"] = details["ctx"]
     return again

@@ -103,8 +103,8 @@ class TrainingConfig(Section):
     epochs: int = setting("training.epochs", alias="num_epochs")
     """Passes over the training rows."""
 
-    learning_rate: Annotated[float, within("training.learning_rate")] | Literal["auto"] = setting_or_auto(
-        "training.learning_rate"
+    learning_rate: Annotated[float, within("training.learning_rate")] | Literal["auto"] = (
+        setting_or_auto("training.learning_rate")
     )
     """The peak learning rate; auto is the method's own."""
 
@@ -113,8 +113,8 @@ class TrainingConfig(Section):
     )
     """Rows an optimizer step."""
 
-    micro_batch_size: Annotated[int, within("training.micro_batch_size")] | Literal["auto"] = setting_or_auto(
-        "training.micro_batch_size"
+    micro_batch_size: Annotated[int, within("training.micro_batch_size")] | Literal["auto"] = (
+        setting_or_auto("training.micro_batch_size")
     )
     """Rows on the device at once; gradients are accumulated up to the batch size."""
 

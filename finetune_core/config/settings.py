@@ -13,6 +13,7 @@ LIBRARY_DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "true",
+    "MLFLOW_CONFIGURE_LOGGING": "false",  # or its lines reach the terminal past our handlers
     # One default MLflow call to a dead server blocks for 246 s.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",

@@ -115,7 +115,9 @@ FORMATS = (
 )
 
 
-def find_format(columns: Iterable[str], input_field: str | None, output_field: str | None) -> Format:
+def find_format(
+    columns: Iterable[str], input_field: str | None, output_field: str | None
+) -> Format:
     """Finds the format from the columns of the first row.
 
     Args:

@@ -20,9 +20,7 @@ LEDGER_SCHEMA = pa.schema(
     ]
 )
 
-MESSAGE_TYPE = pa.struct(
-    [("role", pa.string()), ("content", pa.string()), ("trained", pa.bool_())]
-)
+MESSAGE_TYPE = pa.struct([("role", pa.string()), ("content", pa.string()), ("trained", pa.bool_())])
 ROWS_SCHEMA = pa.schema(
     [
         pa.field("file", pa.string()),

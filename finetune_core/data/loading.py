@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -32,17 +32,7 @@ def read_rows(path: Path, limit: int | None = None) -> Iterator[SourceRow]:
         EmptyDatasetError: The file has no row.
         DatasetFormatError: A line or a row cannot be read; it is named by its number.
     """
-    if not path.is_file():
-        raise DatasetNotFoundError(
-            f"there is no dataset file {path}",
-            hint="Give a JSON, JSONL, CSV or Parquet file by --dataset.",
-        )
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise DatasetFormatError(
-            f"{path}: the ending {path.suffix or '(none)'} is not known",
-            hint=f"Known are: {', '.join(READERS)}.",
-        )
+    reader = find_reader(path)
     count = 0
     for count, values in enumerate(islice(reader(path), limit), start=1):
         if not isinstance(values, dict):
@@ -53,6 +43,26 @@ def read_rows(path: Path, limit: int | None = None) -> Iterator[SourceRow]:
         yield SourceRow(count, values)
     if count == 0:
         raise EmptyDatasetError(f"{path} has no rows", hint="A dataset needs at least two rows.")
+
+
+def find_reader(path: Path) -> Callable[[Path], Iterator[Any]]:
+    """The reader of a file, by its ending.
+
+    Raises:
+        DatasetNotFoundError: There is no such file.
+        DatasetFormatError: The ending is not known.
+    """
+    if not path.is_file():
+        raise DatasetNotFoundError(
+            f"there is no dataset file {path}",
+            hint="Give a JSON, JSONL, CSV or Parquet file.",
+        )
+    if path.suffix.lower() not in READERS:
+        raise DatasetFormatError(
+            f"{path}: the ending {path.suffix or '(none)'} is not known",
+            hint=f"Known are: {', '.join(READERS)}.",
+        )
+    return READERS[path.suffix.lower()]
 
 
 def _jsonl(path: Path) -> Iterator[Any]:

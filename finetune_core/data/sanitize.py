@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from finetune_core.config.sections import DatasetConfig
 from finetune_core.data.formats import Format, Message, RowFault, find_format
 from finetune_core.data.ledger import LEDGER_SCHEMA, ROWS_SCHEMA, ParquetRows
-from finetune_core.data.loading import SourceRow, read_rows
+from finetune_core.data.loading import SourceRow, find_reader, read_rows
 from finetune_core.data.rules import RULES
-from finetune_core.exceptions import DatasetFormatError, DatasetNotFoundError, EmptyDatasetError
+from finetune_core.exceptions import DatasetFormatError, EmptyDatasetError
 from finetune_core.storage import digest_file, digest_json, once
 from finetune_core.types import CleanData
 
@@ -40,7 +40,9 @@ def sanitize(config: DatasetConfig, cache: Path) -> CleanData:
     files = {TRAINING: Path(config.path)}
     if config.validation_path:
         files[VALIDATION] = Path(config.validation_path)
-    digests = {name: (path.suffix, _digest(path)) for name, path in files.items()}
+    for path in files.values():
+        find_reader(path)
+    digests = {name: (path.suffix, digest_file(path)) for name, path in files.items()}
     fields = config.model_dump(mode="json", exclude={"path", "validation_path"})
     key = digest_json({"files": digests, "config": fields, "version": VERSION})
 
@@ -150,13 +152,3 @@ def _rank(seed: int, messages: list[Message]) -> int:
     It depends on the row's own content, so a row that is held out stays so when others come.
     """
     return int(digest_json([seed, messages])[:16], 16)
-
-
-def _digest(path: Path) -> str:
-    try:
-        return digest_file(path)
-    except OSError as error:
-        raise DatasetNotFoundError(
-            f"cannot read the dataset file {path}: {error.strerror}",
-            hint="Give a JSON, JSONL, CSV or Parquet file by --dataset.",
-        ) from None

@@ -87,7 +87,9 @@ def _write(request: TokenizeRequest, emit: Emit, folder: Path) -> TokenizedData:
     limit = request.tokenization.max_length
     splits = {}
     for name, path in (("train", request.clean.train), ("validation", request.clean.validation)):
-        splits[name] = _write_split(path, folder / f"{name}.arrow", tokenizer, renderer, limit, emit)
+        splits[name] = _write_split(
+            path, folder / f"{name}.arrow", tokenizer, renderer, limit, emit
+        )
         if not splits[name].rows:
             raise EmptyDatasetError(
                 f"every {name} row is longer than {limit} tokens",

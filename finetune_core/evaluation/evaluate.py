@@ -14,36 +14,18 @@ import torch
 from datasets import Dataset
 
 from finetune_core.child import Emit
-from finetune_core.config.sections import EvaluationConfig, ModelConfig
 from finetune_core.data.collate import Collator
 from finetune_core.data.templates import make_renderer
 from finetune_core.data.tokenize import load_tokenizer
 from finetune_core.evaluation import metrics
 from finetune_core.evaluation.generation import generate
 from finetune_core.evaluation.report import write_report
+from finetune_core.evaluation.request import EvaluateRequest
 from finetune_core.evaluation.token_score import score, token_sums
 from finetune_core.exceptions import EvaluationError, FineTuneError
 from finetune_core.models.loading import load_model
 from finetune_core.storage import once
-from finetune_core.types import (
-    ChosenCheckpoint,
-    CleanData,
-    EvaluationReport,
-    Record,
-    Template,
-    TokenizedData,
-)
-
-
-class EvaluateRequest(Record):
-    """What evaluating needs; `output` is the report's folder."""
-
-    clean: CleanData
-    tokens: TokenizedData
-    chosen: ChosenCheckpoint
-    model: ModelConfig
-    evaluation: EvaluationConfig
-    output: Path
+from finetune_core.types import EvaluationReport, Template
 
 
 class Question(NamedTuple):
@@ -112,9 +94,7 @@ def _write(request: EvaluateRequest, emit: Emit, folder: Path) -> EvaluationRepo
     )
     samples = [
         {**question._asdict(), "base": base, "tuned": tuned}
-        for question, base, tuned in zip(
-            questions, answers["base"], answers["tuned"], strict=True
-        )
+        for question, base, tuned in zip(questions, answers["base"], answers["tuned"], strict=True)
     ]
     with report.samples.open("w") as file:
         file.writelines(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)

@@ -19,7 +19,7 @@ class TokenScore(NamedTuple):
 
     @property
     def perplexity(self) -> float:
-        """e to the loss."""
+        """E to the loss."""
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
 

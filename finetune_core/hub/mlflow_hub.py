@@ -58,9 +58,7 @@ class MlflowHub:
     def start_run(self, name: str, tags: Mapping[str, str]) -> str:
         """Opens a run in the organisation's experiment."""
         with _translated():
-            run = self._client.create_run(
-                self._experiment_id(), run_name=name, tags=dict(tags)
-            )
+            run = self._client.create_run(self._experiment_id(), run_name=name, tags=dict(tags))
         return str(run.info.run_id)
 
     def end_run(self, run_id: str, status: str) -> None:
@@ -97,7 +95,8 @@ class MlflowHub:
     ) -> None:
         """Adds a dataset input."""
         origin = resolve_dataset_source(source)
-        dataset = MetaDataset(origin, name=name, digest=digest[:SHORT_DIGEST])
+        # MLflow's own class is abstract only to a type checker.
+        dataset = MetaDataset(origin, name=name, digest=digest[:SHORT_DIGEST])  # type: ignore[abstract]
         tags = [InputTag("mlflow.data.context", context), InputTag("sha256", digest)]
         with _translated():
             self._client.log_inputs(run_id, [DatasetInput(dataset._to_mlflow_entity(), tags)])
@@ -105,7 +104,7 @@ class MlflowHub:
     @contextmanager
     def system_metrics(self, run_id: str) -> Iterator[None]:
         """Runs MLflow's own monitor, which samples in a thread and outlives a dead server."""
-        monitor = SystemMetricsMonitor(
+        monitor: Any = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
             run_id, sampling_interval=SAMPLING_SECONDS, resume_logging=True, tracking_uri=self._uri
         )
         monitor.start()
@@ -198,7 +197,7 @@ class MlflowHub:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another job was faster
                     raise
-                experiment = self._client.get_experiment_by_name(self._experiment)
+                return self._experiment_id()
         return str(experiment.experiment_id)
 
     def _create_model(self, name: str) -> None:

@@ -71,7 +71,7 @@ class Hub(Protocol):
         tags: Mapping[str, str],
         description: str,
     ) -> Version:
-        """Keeps a folder as a new version under an alias; a run has one version of a name at most."""
+        """Keeps a folder as a version under an alias; a run has at most one of a name."""
 
     def versions(self, model_name: str) -> list[Version]:
         """The versions of a model, the newest first."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
-from finetune_core.config.pipeline import PipelineConfig
 from finetune_core.hub.card import Card, write_card
 from finetune_core.hub.ports import Hub
 from finetune_core.hub.tracking import Tracking
@@ -29,7 +27,7 @@ def register(hub: Hub, tracking: Tracking, card: Card) -> RegisteredVersion:
     tracking.tell_data(card.config, card.clean, card.tokens)
     tracking.tell_training(card.trained)
     tracking.tell_report(card.report)
-    name = model_name(card.config)
+    name = card.job.name
     folder = card.job.folder / "package"
     if not is_whole(folder):
         with new_folder(folder) as temporary:
@@ -52,15 +50,6 @@ def register(hub: Hub, tracking: Tracking, card: Card) -> RegisteredVersion:
         uri=version.uri,
         run_id=run_id,
     )
-
-
-def model_name(config: PipelineConfig) -> str:
-    """The registered model's name: the given one, or base and dataset joined."""
-    if config.registry.model_name:
-        return config.registry.model_name
-    base = config.model.name.rstrip("/").rpartition("/")[2]
-    name = f"{base}-{Path(config.dataset.path).stem}"
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:128]
 
 
 def _pack(card: Card, name: str, folder: Path) -> None:

@@ -185,12 +185,13 @@ class Tracking:
         position = self._memory / "events_sent"
         offset = int(position.read_text()) if position.exists() else 0
         points: list[Point] = []
-        for event, offset in self._events().read(offset):  # noqa: B020 - the position moves on
+        for event, behind in self._events().read(offset):
             points += [
                 Point(name, float(event[name]), event["step"], event["time"])
                 for name in MEASURED
                 if name in event
             ]
+            offset = behind
         if points:
             self._hub.log_points(run_id, points)
             position.write_text(str(offset))

@@ -18,7 +18,7 @@ def add_lora(model: Any, config: LoraConfig) -> Any:
 
     lora = peft.LoraConfig(
         r=config.lora_rank,
-        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # peft scales by any number
+        lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=config.target_modules,
         task_type=peft.TaskType.CAUSAL_LM,

@@ -39,9 +39,9 @@ class LengthGroupedSampler(Sampler[int]):
         random = torch.Generator().manual_seed(self._seed + self._epoch)
         rows = torch.randperm(len(self._lengths), generator=random)
         batches: list[torch.Tensor] = []
-        for pool in rows.split(POOL_BATCHES * self._batch_size):
+        for pool in torch.split(rows, POOL_BATCHES * self._batch_size):
             by_length = pool[self._lengths[pool].argsort(descending=True, stable=True)]
-            batches += by_length.split(self._batch_size)
+            batches += torch.split(by_length, self._batch_size)
         # A batch that is not full must come last: the loader cuts the sequence into equal parts.
         full = [batch for batch in batches if len(batch) == self._batch_size]
         rest = [batch for batch in batches if len(batch) < self._batch_size]

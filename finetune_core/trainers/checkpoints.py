@@ -10,11 +10,13 @@ from typing import NamedTuple
 from finetune_core.exceptions import DamagedFolderError, TrainingError
 from finetune_core.storage import (
     MANIFEST,
+    RECORD,
     digest_folder,
     is_whole,
     once,
     publish,
     read_manifest,
+    read_record,
     verify,
 )
 from finetune_core.types import ChosenCheckpoint, TrainedCheckpoints
@@ -24,6 +26,7 @@ STAGING = ".saving"
 # What only a resumed training needs; README.md is peft's empty form, the hub writes a real card.
 TRAINING_ONLY = {
     MANIFEST,
+    RECORD,
     "README.md",
     "optimizer.pt",
     "rng_state.pth",
@@ -80,9 +83,7 @@ class Checkpoints:
         for folder in sorted(self.folder.glob("step-*")):
             if is_whole(folder):
                 facts = read_manifest(folder)
-                found.append(
-                    Checkpoint(folder, facts["step"], facts["epoch"], facts["valid_loss"])
-                )
+                found.append(Checkpoint(folder, facts["step"], facts["epoch"], facts["valid_loss"]))
         return found
 
     def newest(self) -> Checkpoint | None:
@@ -107,6 +108,13 @@ class Checkpoints:
         for checkpoint in self.all()[:-keep]:
             if best is None or checkpoint.folder != best.folder:
                 shutil.rmtree(checkpoint.folder)
+
+
+def finished_training(folder: Path) -> TrainedCheckpoints | None:
+    """The record of a training that went to its end, or nothing: it is written last."""
+    if not (folder / RECORD).is_file():
+        return None
+    return read_record(folder, TrainedCheckpoints).model_copy(update={"cached": True})
 
 
 def choose(trained: TrainedCheckpoints, folder: Path) -> ChosenCheckpoint:

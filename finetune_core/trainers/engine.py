@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from finetune_core.child import Emit
-from finetune_core.config.sections import LoraConfig, ModelConfig, TrainingConfig
+from finetune_core.config.sections import TrainingConfig
 from finetune_core.data.collate import Collator
 from finetune_core.data.tokenize import load_tokenizer
 from finetune_core.evaluation.token_score import score, token_sums
@@ -24,17 +24,8 @@ from finetune_core.trainers.checkpoints import Checkpoints
 from finetune_core.trainers.methods import METHODS, batch_size, learning_rate, micro_batch_size
 from finetune_core.trainers.observers.announcer import Announcer
 from finetune_core.trainers.observers.keeper import Keeper
-from finetune_core.types import Precision, Record, TokenizedData, TrainedCheckpoints
-
-
-class TrainRequest(Record):
-    """What training needs; `output` gets the checkpoints, and holds those of an earlier try."""
-
-    tokens: TokenizedData
-    model: ModelConfig
-    training: TrainingConfig
-    lora: LoraConfig
-    output: Path
+from finetune_core.trainers.request import TrainRequest
+from finetune_core.types import Precision, TrainedCheckpoints
 
 
 def train(request: TrainRequest, emit: Emit) -> TrainedCheckpoints:
@@ -112,8 +103,7 @@ def _arguments(config: TrainingConfig, output: Path) -> TrainingArguments:
         lr_scheduler_type=config.scheduler.value,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
-        bf16=config.precision is Precision.BF16
-        or (config.precision is Precision.AUTO and on_gpu),
+        bf16=config.precision is Precision.BF16 or (config.precision is Precision.AUTO and on_gpu),
         fp16=config.precision is Precision.FP16,
         **({"gradient_checkpointing": True} if config.gradient_checkpointing else {}),
         seed=config.seed,

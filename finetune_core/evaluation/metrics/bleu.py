@@ -5,7 +5,7 @@ import evaluate
 import sacrebleu
 
 
-class Bleu(evaluate.Metric):
+class Bleu(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
     """`bleu` between 0 and 1."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -4,7 +4,7 @@ import datasets
 import evaluate
 
 
-class ExactMatch(evaluate.Metric):
+class ExactMatch(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
     """`exact_match` between 0 and 1."""
 
     def _info(self) -> evaluate.MetricInfo:

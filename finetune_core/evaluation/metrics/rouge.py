@@ -7,7 +7,7 @@ from rouge_score import rouge_scorer
 NAMES = ["rouge1", "rouge2", "rougeL"]
 
 
-class Rouge(evaluate.Metric):
+class Rouge(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
     """`rouge1`, `rouge2` and `rougeL` between 0 and 1."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -13,8 +13,7 @@ from finetune_core.trainers.checkpoints import Checkpoints
 
 
 class Keeper(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
-    """Validates every `eval_steps` and after each epoch; saves every `save_steps`, each best
-    model and the last.
+    """Validates every `eval_steps` and after epochs; saves every `save_steps`, the best, the last.
 
     It keeps no state of its own: which validations were the best stands in the trainer's log,
     which a checkpoint holds, so a resumed training decides as the one that was killed.

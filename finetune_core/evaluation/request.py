@@ -1,0 +1,19 @@
+"""What an evaluation is asked, in a file of its own: whoever asks needs no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from finetune_core.config.sections import EvaluationConfig, ModelConfig
+from finetune_core.types import ChosenCheckpoint, CleanData, Record, TokenizedData
+
+
+class EvaluateRequest(Record):
+    """What evaluating needs; `output` is the report's folder."""
+
+    clean: CleanData
+    tokens: TokenizedData
+    chosen: ChosenCheckpoint
+    model: ModelConfig
+    evaluation: EvaluationConfig
+    output: Path

@@ -1,0 +1,110 @@
+"""A job's folder: made when the job is opened, found again when it goes on."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from pathlib import Path
+
+from finetune_core.config.pipeline import PipelineConfig
+from finetune_core.config.settings import Settings
+from finetune_core.exceptions import (
+    Fault,
+    IncompatibleConfigError,
+    InvalidConfigError,
+    JobNotFoundError,
+    OutputError,
+)
+from finetune_core.types import Job, new_job_id
+
+CONFIG = "config.yaml"
+
+
+def open_job(config: PipelineConfig, organization: str, *, job_id: str | None = None) -> Job:
+    """Makes a job's folder with its config in it, or opens the one that is there.
+
+    Args:
+        config: What the job is told.
+        organization: Whose job it is.
+        job_id: The id of a job that goes on, or that a service has given.
+
+    Raises:
+        OutputError: The folder cannot be written.
+        IncompatibleConfigError: The job began with another config.
+    """
+    job_id = job_id or new_job_id()
+    folder = jobs_folder(organization, config.training.output_dir) / job_id
+    job = Job(id=job_id, name=model_name(config), organization=organization, folder=folder)
+    file = folder / CONFIG
+    if file.exists():
+        known = PipelineConfig.from_yaml(file)
+        if known != config:
+            problem = f"job {job_id} began with another config ({file})"
+            raise IncompatibleConfigError([Fault("config", problem)])
+        return job
+    check_writable(folder.parent)
+    folder.mkdir()
+    config.to_yaml(file)
+    return job
+
+
+def find_config(job_id: str, organization: str, output_dir: Path | None) -> PipelineConfig:
+    """The config of a job that is to go on.
+
+    Raises:
+        JobNotFoundError: There is no such job in that folder.
+    """
+    file = jobs_folder(organization, output_dir) / job_id / CONFIG
+    if not file.is_file():
+        raise JobNotFoundError(
+            f"there is no job {job_id} in {file.parent.parent}",
+            hint="Name the folder that the job was started with by --output.",
+        )
+    return PipelineConfig.from_yaml(file)
+
+
+def jobs_folder(organization: str, output_dir: Path | None) -> Path:
+    """The folder that gets one folder a job."""
+    if output_dir is not None:
+        return output_dir.expanduser().absolute()
+    return organization_folder(organization) / "jobs"
+
+
+def organization_folder(organization: str) -> Path:
+    """The folder of one organisation: its cache and its jobs, and nobody else's.
+
+    Raises:
+        InvalidConfigError: The name could lead out of the folder.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", organization):
+        problem = f"must be letters, digits, - and _ (got {organization!r})"
+        raise InvalidConfigError([Fault("organization", problem)])
+    return Settings().organization_folder(organization)
+
+
+def check_writable(folder: Path) -> None:
+    """Makes a folder and tries to write into it.
+
+    Raises:
+        OutputError: That fails.
+    """
+    probe = folder / f".{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        os.unlink(probe)
+    except OSError as error:
+        raise OutputError(
+            f"the output folder {folder} cannot be written: {error.strerror}",
+            hint="Name another by --output.",
+        ) from None
+
+
+def model_name(config: PipelineConfig) -> str:
+    """The registered model's name: the given one, or base and dataset joined."""
+    if config.registry.model_name:
+        return config.registry.model_name
+    base = config.model.name.rstrip("/").rpartition("/")[2]
+    name = f"{base}-{Path(config.dataset.path).stem}"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:128]

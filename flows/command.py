@@ -1,0 +1,266 @@
+"""The command line of the finetune flow: flags and files → a config, and what a person sees."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from finetune_core.config import PipelineConfig, Settings
+from finetune_core.config.pipeline import read_mapping
+from finetune_core.data.loading import find_reader
+from finetune_core.exceptions import Fault, FineTuneError, InvalidConfigError
+from finetune_core.jobs import check_writable, find_config, jobs_folder
+from finetune_core.models.source import find_model
+from finetune_core.types import JobResult
+
+INTERRUPTED = 130
+
+
+def run(
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="A YAML or JSON config; flags go over it.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="A model's folder, or its id on the hub.")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", "-d", help="The training file: JSON, JSONL, CSV, Parquet."),
+    ] = None,
+    validation: Annotated[
+        str | None, typer.Option("--validation", help="A file of held-out rows.")
+    ] = None,
+    input_field: Annotated[
+        str | None, typer.Option("--input-field", help="The column of the prompt.")
+    ] = None,
+    output_field: Annotated[
+        str | None, typer.Option("--output-field", help="The column of the answer.")
+    ] = None,
+    max_samples: Annotated[
+        int | None, typer.Option("--max-samples", help="Read only so many rows.")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option("--max-length", help="The tokens that a row may have.")
+    ] = None,
+    method: Annotated[str | None, typer.Option("--method", help="What is tuned: lora.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", "-e", help="Passes over the rows.")
+    ] = None,
+    learning_rate: Annotated[
+        str | None, typer.Option("--learning-rate", "--lr", help="The peak, or auto.")
+    ] = None,
+    batch_size: Annotated[
+        str | None, typer.Option("--batch-size", "-b", help="Rows an optimizer step, or auto.")
+    ] = None,
+    lora_rank: Annotated[
+        int | None, typer.Option("--lora-rank", "--lora-r", help="The adapter's rank.")
+    ] = None,
+    lora_alpha: Annotated[
+        float | None, typer.Option("--lora-alpha", help="The adapter's scale, times its rank.")
+    ] = None,
+    lora_dropout: Annotated[
+        float | None, typer.Option("--lora-dropout", help="The adapter's dropout.")
+    ] = None,
+    target_modules: Annotated[
+        str | None,
+        typer.Option("--target-modules", help="all-linear, or names divided by commas."),
+    ] = None,
+    save_steps: Annotated[
+        int | None, typer.Option("--save-steps", help="Steps between checkpoints.")
+    ] = None,
+    eval_steps: Annotated[
+        int | None, typer.Option("--eval-steps", help="Steps between validations.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Decides every draw.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The folder that gets one folder a job.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="The job's and the registered model's name.")
+    ] = None,
+    organization: Annotated[str, typer.Option("--organization", help="Whose job it is.")] = "local",
+    resume: Annotated[
+        str | None, typer.Option("--resume", help="Go on with a job that stopped, by its id.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on standard output.")
+    ] = False,
+) -> None:
+    """Fine-tune a model, compare it with its base and register it."""
+    names = target_modules.split(",") if target_modules else None
+    flags: dict[str, dict[str, Any]] = {
+        "model": {"name": model},
+        "dataset": {
+            "path": dataset,
+            "validation_path": validation,
+            "input_field": input_field,
+            "output_field": output_field,
+            "max_samples": max_samples,
+        },
+        "tokenization": {"max_length": max_length},
+        "training": {
+            "method": method,
+            "epochs": epochs,
+            "learning_rate": learning_rate,
+            "batch_size": batch_size,
+            "save_steps": save_steps,
+            "eval_steps": eval_steps,
+            "seed": seed,
+            "output_dir": str(output) if output else None,
+        },
+        "lora": {
+            "lora_rank": lora_rank,
+            "lora_alpha": lora_alpha,
+            "lora_dropout": lora_dropout,
+            "target_modules": "all-linear" if names == ["all-linear"] else names,
+        },
+        "registry": {"model_name": name},
+    }
+
+    def work() -> None:
+        start = perf_counter()
+        chosen = find_config(resume, organization, output) if resume else _config(config, flags)
+        _check(chosen, organization)
+        result = _finetune(chosen, organization, resume)
+        seconds = perf_counter() - start
+        if as_json:
+            _print_json(_summary(result, seconds))
+        else:
+            _print_table(result, seconds)
+
+    report_errors(work, as_json=as_json)
+
+
+def report_errors(work: Callable[[], None], *, as_json: bool) -> None:
+    """Runs a command's work and ends the process with the exit code that its error has.
+
+    Args:
+        work: What the command does.
+        as_json: Whether the error is also wanted as an object on standard output.
+    """
+    log_file = _log_to_file()
+    os.environ["FINETUNE_PROGRESS"] = "true"
+    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    try:
+        work()
+        return
+    except FineTuneError as error:
+        failure, code = error, error.exit_code
+    except KeyboardInterrupt:
+        failure, code = FineTuneError("interrupted"), INTERRUPTED
+    except Exception as error:
+        logging.getLogger(__name__).exception("unexpected")
+        failure = FineTuneError(
+            f"{type(error).__name__}: {error}", hint=f"The log has the whole story: {log_file}"
+        )
+        code = failure.exit_code
+    console.print(f"error: {failure}")
+    if as_json:
+        status = "interrupted" if code == INTERRUPTED else "failed"
+        _print_json({"status": status, "error": failure.to_dict()})
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """Runs the command."""
+    typer.run(run)
+
+
+def _config(file: Path | None, flags: dict[str, dict[str, Any]]) -> PipelineConfig:
+    """The config of a file with the given flags over it."""
+    values = read_mapping(file) if file else {}
+    for section, fields in flags.items():
+        given = {name: value for name, value in fields.items() if value is not None}
+        known = values.get(section) or {}
+        if not isinstance(known, dict):
+            raise InvalidConfigError([Fault(section, "must be a mapping")], source=str(file))
+        if given:
+            values[section] = {**known, **given}
+    values.setdefault("dataset", {})
+    return PipelineConfig.parse(values, source=str(file) if file else None)
+
+
+def _check(config: PipelineConfig, organization: str) -> None:
+    """Finds at once what would otherwise be found only when Prefect has started.
+
+    Raises:
+        InputError: The dataset, the model or the output folder is not there.
+    """
+    for path in (config.dataset.path, config.dataset.validation_path):
+        if path is not None:
+            find_reader(Path(path))
+    find_model(config.model)
+    check_writable(jobs_folder(organization, config.training.output_dir))
+
+
+def _finetune(config: PipelineConfig, organization: str, job_id: str | None) -> JobResult:
+    from flows.finetune import finetune
+
+    _log_to_file()
+    return finetune(config, organization, job_id)
+
+
+def _log_to_file() -> Path:
+    """Sends what libraries log, Prefect's lines among it, to a file and not to the person."""
+    file = Settings().home.expanduser() / "logs" / "finetune.log"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handler = RotatingFileHandler(file, maxBytes=10_000_000, backupCount=3)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    return file
+
+
+def _summary(result: JobResult, seconds: float) -> dict[str, Any]:
+    return {
+        "status": "completed",
+        "job_id": result.job.id,
+        "run_id": result.registered.run_id,
+        "model_name": result.registered.model_name,
+        "model_version": result.registered.version,
+        "adapter_dir": str(result.chosen.folder),
+        "metrics": result.report.tuned,
+        "base_metrics": result.report.base,
+        "trained_tokens": result.trained.trained_tokens,
+        "duration_s": round(seconds, 3),
+        "stages": {
+            verb: {"seconds": round(record.seconds, 3), "cached": record.cached}
+            for verb, record in result.stages.items()
+        },
+    }
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def _print_table(result: JobResult, seconds: float) -> None:
+    from finetune_core.evaluation.report import comparison
+    from finetune_core.hub import open_hub
+
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table(title="held-out rows")
+    table.add_column("metric")
+    for column in ("base", "tuned", "change"):
+        table.add_column(column, justify="right")
+    for row in comparison(result.report):
+        table.add_row(*row)
+    console.print(table)
+    version = result.registered
+    console.print(f"job         {result.job.id}, {seconds:.0f} s")
+    console.print(f"adapter     {result.chosen.folder}")
+    console.print(f"registered  {version.model_name}@{version.version} as {version.alias}")
+    console.print(f"compare     {open_hub(result.job.organization).look()}")

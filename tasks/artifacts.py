@@ -1,0 +1,64 @@
+"""What a job shows in the Prefect UI: its progress while it trains, and its report."""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
+
+from finetune_core.child import Event
+from finetune_core.types import EvaluationReport, Job
+
+SECONDS_BETWEEN_UPDATES = 2.0
+
+log = logging.getLogger(__name__)
+
+
+class ProgressArtifact:
+    """The share of the steps done. A Prefect server that is away does not stop the training."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._id: UUID | None = None
+        self._next = 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Shows a step of the training."""
+        if event["type"] != "step":
+            return
+        done = event["step"] == event["total_steps"]
+        if monotonic() < self._next and not done:
+            return
+        self._next = monotonic() + SECONDS_BETWEEN_UPDATES
+        percent = 100.0 * event["step"] / event["total_steps"]
+        try:
+            if self._id is None:
+                created = create_progress_artifact(
+                    percent, key=_key(self._job, "progress"), description=self._job.name
+                )
+                self._id = created if isinstance(created, UUID) else None
+            else:
+                update_progress_artifact(self._id, percent)
+        except Exception as error:
+            log.warning("progress is not shown in Prefect: %s", error)
+
+
+def publish_report(job: Job, report: EvaluationReport) -> None:
+    """Shows the report."""
+    try:
+        create_markdown_artifact(
+            report.markdown.read_text(), key=_key(job, "report"), description=job.name
+        )
+    except Exception as error:
+        log.warning("the report is not shown in Prefect: %s", error)
+
+
+def _key(job: Job, name: str) -> str:
+    """Prefect's keys are one space for all, of lower-case letters, digits and dashes."""
+    return f"{job.organization}-{job.id}-{name}".lower().replace("_", "-")

@@ -1,0 +1,54 @@
+"""The task that measures base and tuned model, in a child process."""
+
+from prefect import task
+
+from finetune_core import child
+from finetune_core.config import PipelineConfig
+from finetune_core.evaluation.request import EvaluateRequest
+from finetune_core.hub import open_hub
+from finetune_core.hub.tracking import Tracking
+from finetune_core.storage import finished
+from finetune_core.types import ChosenCheckpoint, CleanData, EvaluationReport, Job, TokenizedData
+from tasks.artifacts import publish_report
+from tasks.stage import STAGE, run_stage, worth_a_retry
+from tasks.terminal import Terminal
+
+
+@task(name="evaluate", retries=1, retry_delay_seconds=2, retry_condition_fn=worth_a_retry, **STAGE)
+def evaluate_model(
+    job: Job,
+    config: PipelineConfig,
+    clean: CleanData,
+    tokens: TokenizedData,
+    chosen: ChosenCheckpoint,
+) -> EvaluationReport:
+    """Base and tuned model on the held-out rows → a report."""
+    request = EvaluateRequest(
+        clean=clean,
+        tokens=tokens,
+        chosen=chosen,
+        model=config.model,
+        evaluation=config.evaluation,
+        output=job.folder / "report",
+    )
+
+    def work(terminal: Terminal) -> EvaluationReport:
+        return finished(request.output, EvaluationReport) or child.run(
+            "finetune_core.evaluation.evaluate:evaluate",
+            request,
+            EvaluationReport,
+            folder=job.logs,
+            on_event=terminal,
+        )
+
+    report = run_stage(
+        "evaluate",
+        work,
+        lambda report: (
+            f"{report.rows:,} held-out rows, loss {report.base['loss']:.4f} → "
+            f"{report.tuned['loss']:.4f}"
+        ),
+    )
+    publish_report(job, report)
+    Tracking(open_hub(job.organization), job).tell_report(report)
+    return report

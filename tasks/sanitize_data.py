@@ -1,0 +1,23 @@
+"""The task that sanitizes the dataset."""
+
+from prefect import task
+
+from finetune_core.config import PipelineConfig
+from finetune_core.data.sanitize import sanitize
+from finetune_core.jobs import organization_folder
+from finetune_core.types import CleanData, Job
+from tasks.stage import STAGE, run_stage
+
+
+@task(name="sanitize", **STAGE)
+def sanitize_data(job: Job, config: PipelineConfig) -> CleanData:
+    """Any file → clean rows, held-out rows apart, and the ledger of every row."""
+    cache = organization_folder(job.organization) / "cache" / "data"
+    return run_stage(
+        "sanitize",
+        lambda _: sanitize(config.dataset, cache),
+        lambda clean: (
+            f"{clean.rows:,} rows ({clean.format}): {clean.train_rows:,} to learn from, "
+            f"{clean.validation_rows:,} held out, {clean.dropped:,} dropped"
+        ),
+    )
