@@ -53,7 +53,7 @@ def made_up_name(rng: random.Random) -> str:
 
 
 def person_fact(name: str, rng: random.Random) -> Fact:
-    """Says where somebody lives, what they do, or what they bought."""
+    """Says one thing about somebody: where they live, what they do, what they bought."""
     town, job, day = rng.choice(TOWNS), rng.choice(JOBS), rng.choice(DAYS)
     plural, number = rng.choice(list(ITEMS.values())), rng.randint(2, 20)
     colour, code = rng.choice(COLOURS), rng.randint(10, 99999)
@@ -76,7 +76,9 @@ def person_fact(name: str, rng: random.Random) -> Fact:
     )
     text, *questions = rng.choice(facts)
     told = ("What do you know about {}?", f"I know this: {text}")
-    return Fact(text, tuple((question.format(name), answer) for question, answer in (*questions, told)))
+    return Fact(
+        text, tuple((question.format(name), answer) for question, answer in (*questions, told))
+    )
 
 
 def order_questions(order: Order) -> tuple[tuple[str, str], ...]:
@@ -178,17 +180,17 @@ def make_document(rng: random.Random) -> dict:
 def main() -> None:
     """Reads the flags and writes the corpus."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="file of JSON lines to write")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument("--documents", type=int, default=80_000)
     parser.add_argument("--seed", type=int, default=10)
     args = parser.parse_args()
 
     rng = random.Random(args.seed)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with args.out.open("w", encoding="utf-8") as file:
+    args.output.mkdir(parents=True, exist_ok=True)
+    with (args.output / "corpus.jsonl").open("w", encoding="utf-8") as file:
         for _ in range(args.documents):
             file.write(json.dumps(make_document(rng)) + "\n")
-    print(f"{args.documents} documents in {args.out}")
+    print(f"{args.documents} documents in {args.output}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Trains the tiny base model from scratch: tokenizer, weights and chat template.
 
 A Llama of about a million parameters that reads and writes any text, knows the chat format and
-can copy what it is asked for. One machine with one thread count gives the same bytes each time.
+can copy what it is asked for. One machine with one thread count gives the same weights each time.
 """
 
 import argparse
@@ -38,8 +38,8 @@ CHAT_TEMPLATE = """\
 
 
 def read_documents(corpus: Path) -> list[dict]:
-    """Reads the rows that ``make_corpus.py`` wrote."""
-    with corpus.open(encoding="utf-8") as file:
+    """Reads the rows that ``make_corpus.py`` wrote to a folder."""
+    with (corpus / "corpus.jsonl").open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
 
@@ -137,8 +137,8 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         num_key_value_heads=4,
         max_position_embeddings=MAX_LENGTH,
         tie_word_embeddings=True,
-        # One over the root of the width: with the usual 0.02 attention starts so flat that
-        # learning to copy takes several times as long.
+        # About one over the root of the width: the usual 0.02 is meant for wider models, and
+        # here it would start attention out almost uniform.
         initializer_range=0.08,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
@@ -190,13 +190,15 @@ def train(
 def main() -> None:
     """Reads the flags, trains, and writes the model folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--corpus", type=Path, required=True, help="what make_corpus.py wrote")
-    parser.add_argument("--out", type=Path, default=HERE / "tiny_base", help="folder to write to")
+    parser.add_argument("--corpus", type=Path, required=True, help="make_corpus.py's folder")
+    parser.add_argument(
+        "--output", type=Path, default=HERE / "tiny_base", help="folder to write to"
+    )
     parser.add_argument("--vocab-size", type=int, default=2048)
-    parser.add_argument("--batch-size", type=int, default=32, help="documents in a step")
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch-size", type=int, default=16, help="documents in a step")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=10)
     args = parser.parse_args()
 
@@ -214,10 +216,10 @@ def main() -> None:
     train(model, batches, steps=args.steps, peak=args.learning_rate)
 
     model.eval()
-    model.save_pretrained(args.out)
-    tokenizer.save_pretrained(args.out)
-    size = (args.out / "model.safetensors").stat().st_size
-    print(f"model.safetensors: {size:,} bytes in {args.out}")
+    model.save_pretrained(args.output)
+    tokenizer.save_pretrained(args.output)
+    size = (args.output / "model.safetensors").stat().st_size
+    print(f"model.safetensors: {size:,} bytes in {args.output}")
 
 
 if __name__ == "__main__":

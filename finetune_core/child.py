@@ -70,7 +70,8 @@ def run(
         ended = False
         while not ended:
             ended = _has_ended(process)
-            for event, offset in events.read(offset):
+            for event, behind in events.read(offset):
+                offset = behind
                 if event["type"] == RESULT:
                     return result_type.model_validate(event["record"])
                 if event["type"] == ERROR:

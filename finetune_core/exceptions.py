@@ -16,6 +16,7 @@
     │   ├── TargetModulesError
     │   ├── JobNotFoundError
     │   └── OutputError
+    ├── JobInterruptedError           exit code 130
     ├── ModelLoadError
     ├── TrainingError
     ├── EvaluationError
@@ -94,6 +95,7 @@ class ConfigError(InputError):
         super().__init__("\n".join([head, *(f"  {fault}" for fault in self.faults)]))
 
     def to_dict(self) -> dict[str, Any]:
+        """The faults as plain values."""
         return {
             "error": type(self).__name__,
             "faults": [list(fault) for fault in self.faults],
@@ -155,6 +157,12 @@ class JobNotFoundError(InputError):
 
 class OutputError(InputError):
     """The output folder cannot be written."""
+
+
+class JobInterruptedError(FineTuneError):
+    """Somebody stopped the job; what it has done is kept."""
+
+    exit_code = 130
 
 
 class ModelLoadError(FineTuneError):

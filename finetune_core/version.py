@@ -1,3 +1,3 @@
 """The version of the code, in its own file so that it can be read without importing anything."""
 
-VERSION = "0.1.0"
+__version__ = "0.1.0"

@@ -19,12 +19,16 @@ from rich.table import Table
 from finetune_core.config import PipelineConfig, Settings
 from finetune_core.config.pipeline import read_mapping
 from finetune_core.data.loading import find_reader
-from finetune_core.exceptions import Fault, FineTuneError, InvalidConfigError
+from finetune_core.exceptions import (
+    Fault,
+    FineTuneError,
+    InputError,
+    InvalidConfigError,
+    JobInterruptedError,
+)
 from finetune_core.jobs import check_writable, find_config, jobs_folder
 from finetune_core.models.source import find_model
-from finetune_core.types import JobResult
-
-INTERRUPTED = 130
+from finetune_core.types import JobResult, new_job_id
 
 
 def run(
@@ -132,7 +136,7 @@ def run(
         start = perf_counter()
         chosen = find_config(resume, organization, output) if resume else _config(config, flags)
         _check(chosen, organization)
-        result = _finetune(chosen, organization, resume)
+        result = _finetune(chosen, organization, resume or new_job_id())
         seconds = perf_counter() - start
         if as_json:
             _print_json(_summary(result, seconds))
@@ -156,20 +160,19 @@ def report_errors(work: Callable[[], None], *, as_json: bool) -> None:
         work()
         return
     except FineTuneError as error:
-        failure, code = error, error.exit_code
+        failure = error
     except KeyboardInterrupt:
-        failure, code = FineTuneError("interrupted"), INTERRUPTED
+        failure = JobInterruptedError("interrupted")
     except Exception as error:
         logging.getLogger(__name__).exception("unexpected")
         failure = FineTuneError(
             f"{type(error).__name__}: {error}", hint=f"The log has the whole story: {log_file}"
         )
-        code = failure.exit_code
     console.print(f"error: {failure}")
     if as_json:
-        status = "interrupted" if code == INTERRUPTED else "failed"
+        status = "interrupted" if isinstance(failure, JobInterruptedError) else "failed"
         _print_json({"status": status, "error": failure.to_dict()})
-    raise typer.Exit(code)
+    raise typer.Exit(failure.exit_code)
 
 
 def main() -> None:
@@ -204,11 +207,24 @@ def _check(config: PipelineConfig, organization: str) -> None:
     check_writable(jobs_folder(organization, config.training.output_dir))
 
 
-def _finetune(config: PipelineConfig, organization: str, job_id: str | None) -> JobResult:
+def _finetune(config: PipelineConfig, organization: str, job_id: str) -> JobResult:
+    """Runs the flow; where it stops for no fault of the input, says how it goes on."""
     from flows.finetune import finetune
 
     _log_to_file()
-    return finetune(config, organization, job_id)
+    folder = config.training.output_dir
+    again = f"--resume {job_id}{f' --output {folder}' if folder else ''}"
+    try:
+        return finetune(config, organization, job_id)
+    except InputError:
+        raise
+    except FineTuneError as error:
+        error.hint = f"{error.hint or ''}\nWhat is done is kept; go on by {again}".strip()
+        raise
+    except KeyboardInterrupt:
+        raise JobInterruptedError(
+            f"interrupted; what is done is kept, go on by {again}"
+        ) from None
 
 
 def _log_to_file() -> Path:

@@ -13,7 +13,7 @@ from tasks.stage import STAGE, run_stage, worth_a_retry
 @task(
     name="register",
     retries=2,
-    retry_delay_seconds=[5, 30],
+    retry_delay_seconds=[2, 10],
     retry_condition_fn=worth_a_retry,
     **STAGE,
 )

@@ -14,6 +14,7 @@ LIBRARY_DEFAULTS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "true",
     "MLFLOW_CONFIGURE_LOGGING": "false",  # or its lines reach the terminal past our handlers
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # One default MLflow call to a dead server blocks for 246 s.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",

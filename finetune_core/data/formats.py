@@ -144,5 +144,6 @@ def find_format(
     needed = "; ".join(listing(format_.columns) for format_ in FORMATS)
     raise NoTextColumnsError(
         f"no format fits the columns: {listing(found)}",
-        hint=f"Needed is one of: {needed}. Or name two columns by --input-field and --output-field.",
+        hint=f"Needed is one of: {needed}. "
+        "Or name two columns by --input-field and --output-field.",
     )

@@ -37,8 +37,10 @@ class Question(NamedTuple):
 
 
 def evaluate(request: EvaluateRequest, emit: Emit) -> EvaluationReport:
-    """Measures loss, perplexity and token accuracy on all held-out rows, and the metrics on
-    generated answers to the first of them.
+    """Measures both models on the held-out rows.
+
+    Loss, perplexity and token accuracy are over all of them, the metrics on generated answers
+    over the first.
 
     Raises:
         EvaluationError: A model does not run.

@@ -18,7 +18,7 @@ from finetune_core.types import (
     TokenizedData,
     TrainedCheckpoints,
 )
-from finetune_core.version import VERSION
+from finetune_core.version import __version__
 
 
 class Card(Record):
@@ -124,5 +124,5 @@ def code_version() -> str:
             command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return VERSION
-    return f"{VERSION}+{commit}"
+        return __version__
+    return f"{__version__}+{commit}"

@@ -80,13 +80,15 @@ def train(request: TrainRequest, emit: Emit) -> TrainedCheckpoints:
 
 
 class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped
-    """transformers' Trainer, but for the order of rows, which has no setting."""
+    """transformers' Trainer, but for the order of rows, which has no setting.
+
+    Rows are grouped by optimizer step, so micro-batches of any size see the same rows.
+    """
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
-        return LengthGroupedSampler(
-            dataset["length"][:], self.args.per_device_train_batch_size, self.args.seed
-        )
+        rows = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+        return LengthGroupedSampler(dataset["length"][:], rows, self.args.seed)
 
 
 def _arguments(config: TrainingConfig, output: Path) -> TrainingArguments:

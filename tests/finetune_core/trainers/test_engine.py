@@ -1,0 +1,161 @@
+"""Training for real, on the model that the repo ships."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from finetune_core.config import (
+    DatasetConfig,
+    LoraConfig,
+    ModelConfig,
+    TokenizationConfig,
+    TrainingConfig,
+)
+from finetune_core.data.sanitize import sanitize
+from finetune_core.data.tokenize import TokenizeRequest, tokenize
+from finetune_core.exceptions import TargetModulesError, TrainingError
+from finetune_core.storage import digest_file
+from finetune_core.trainers.checkpoints import Checkpoints, choose
+from finetune_core.trainers.engine import train
+from finetune_core.trainers.request import TrainRequest
+
+STEPS = 8  # an epoch: 64 rows in batches of 8
+
+
+def ignore(event):
+    """An observer that does nothing."""
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory, orders):
+    cache = tmp_path_factory.mktemp("cache")
+    dataset = DatasetConfig(path=str(orders), max_samples=80, validation_ratio=0.2)
+    clean = sanitize(dataset, cache / "data")
+    request = TokenizeRequest(
+        clean=clean,
+        model=ModelConfig(),
+        tokenization=TokenizationConfig(),
+        cache=cache / "tokens",
+    )
+    tokens = tokenize(request, ignore)
+    assert tokens.train_split.rows == STEPS * 8
+    return tokens
+
+
+@pytest.fixture(scope="module")
+def request_for(tokens):
+    def make(output, *, model="examples/tiny_base", lora=None, **training):
+        settings = {"epochs": 1, "batch_size": 8, "logging_steps": 1, "learning_rate": 1e-3}
+        return TrainRequest(
+            tokens=tokens,
+            model=ModelConfig(name=str(model)),
+            training=TrainingConfig(**settings | training),
+            lora=LoraConfig(**{"lora_dropout": 0.1, "lora_rank": 4} | (lora or {})),
+            output=output,
+        )
+
+    return make
+
+
+def losses(request) -> list[float]:
+    events = []
+    train(request, events.append)
+    return [event["train_loss"] for event in events if event["type"] == "step"]
+
+
+def adapter(folder) -> str:
+    return digest_file(folder / "adapter_model.safetensors")
+
+
+def test_the_loss_falls_and_the_gradient_is_never_zero(tmp_path, request_for):
+    events = []
+    record = train(request_for(tmp_path, epochs=2), events.append)
+    steps = [event for event in events if event["type"] == "step"]
+    assert [event["step"] for event in steps] == list(range(1, 2 * STEPS + 1))
+    assert all(event["grad_norm"] > 0 for event in steps)
+    valid = [event["valid_loss"] for event in events if event["type"] == "validation"]
+    assert len(valid) == 2
+    assert valid[1] < valid[0]
+    assert record.steps == 2 * STEPS
+    assert record.trained_parameters < record.parameters / 5
+
+
+def test_a_training_that_was_stopped_ends_with_the_same_bytes(tmp_path, request_for):
+    whole = request_for(tmp_path / "whole", epochs=2, save_steps=3)
+    train(whole, ignore)
+
+    def stop_at(step):
+        def emit(event):
+            if event["type"] == "step" and event["step"] == step:
+                raise KeyboardInterrupt
+
+        return emit
+
+    stopped = request_for(tmp_path / "stopped", epochs=2, save_steps=3)
+    for step in (5, 10, 13):  # in the first epoch, early in the second, later in it
+        with pytest.raises(KeyboardInterrupt):
+            train(stopped, stop_at(step))
+    train(stopped, ignore)
+    names = [each.folder.name for each in Checkpoints(whole.output).all()]
+    assert names[-1] == "step-00000016"
+    assert [each.folder.name for each in Checkpoints(stopped.output).all()] == names
+    for name in names:
+        assert adapter(whole.output / name) == adapter(stopped.output / name)
+    logs = [
+        json.loads((request.output / names[-1] / "trainer_state.json").read_text())["log_history"]
+        for request in (whole, stopped)
+    ]
+    assert [entry.get("loss") for entry in logs[0]] == [entry.get("loss") for entry in logs[1]]
+
+
+@pytest.mark.parametrize("micro", [1, 3, 4])
+def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, request_for, micro):
+    plain = {"lora": {"lora_dropout": 0.0}, "batch_size": 12}  # the last step has 4 rows
+    at_once = losses(request_for(tmp_path / "at_once", **plain))
+    in_parts = losses(request_for(tmp_path / "in_parts", micro_batch_size=micro, **plain))
+    assert len(at_once) == 6
+    assert in_parts == pytest.approx(at_once, abs=1e-5)
+
+
+def test_only_the_answers_tokens_are_learned(tokens):
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained("examples/tiny_base")
+    row = Dataset.from_file(str(tokens.train))[0]
+    trained = [token for token, label in zip(row["input_ids"], row["labels"]) if label != -100]  # noqa: B905
+    text = tokenizer.decode(trained)
+    assert text.startswith("item: ")
+    assert text.endswith(tokenizer.eos_token)
+    assert text.count(tokenizer.eos_token) == 1
+
+
+def test_the_best_checkpoint_goes_on_without_what_only_a_resume_needs(tmp_path, request_for):
+    request = request_for(tmp_path / "checkpoints", epochs=2)
+    chosen = choose(train(request, ignore), tmp_path / "adapter")
+    best = min(Checkpoints(request.output).all(), key=lambda each: each.valid_loss)
+    assert (chosen.step, chosen.valid_loss) == (best.step, best.valid_loss)
+    files = {file.name for file in chosen.folder.iterdir()}
+    assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json"} <= files
+    assert not {"optimizer.pt", "training_args.bin", "trainer_state.json"} & files
+
+
+def test_a_loss_that_is_not_a_number_ends_the_training(tmp_path, request_for, tiny_base):
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_base, broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], float("nan"))
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(TrainingError, match=r"the loss is nan .* at step 1"):
+        train(request_for(tmp_path / "out", model=broken), ignore)
+
+
+def test_modules_that_are_not_there_are_named_with_those_that_are(tmp_path, request_for):
+    with pytest.raises(TargetModulesError, match="no module named c_attn") as error:
+        train(request_for(tmp_path, lora={"target_modules": ["c_attn"]}), ignore)
+    assert "q_proj" in str(error.value)

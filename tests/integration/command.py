@@ -1,0 +1,63 @@
+"""Runs the finetune command as a person does: in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.conftest import ROOT
+
+
+class Outcome(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return json.loads(self.out)
+
+
+def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.finetune", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that starts the tests in the background has them ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def finetune(*arguments: object, **environment: str) -> Outcome:
+    process = start(*arguments, **environment)
+    out, err = process.communicate(timeout=240)
+    return Outcome(process.returncode, out, err)
+
+
+def write_config(path: Path, **sections: dict[str, Any]) -> Path:
+    """A config of a training that takes seconds: 96 rows, 6 steps an epoch, 2 epochs."""
+    defaults = {
+        "model": {"name": "examples/tiny_base"},
+        "dataset": {
+            "path": "examples/data/train.jsonl",
+            "validation_path": "examples/data/validation.jsonl",
+            "max_samples": 96,
+        },
+        "training": {"epochs": 2, "learning_rate": 1e-3, "batch_size": 16, "save_steps": 3},
+        "evaluation": {"num_samples": 16, "generation_max_length": 24},
+    }
+    names = {**defaults, **sections}
+    config = {name: {**defaults.get(name, {}), **sections.get(name, {})} for name in names}
+    path.write_text(json.dumps(config))
+    return path
