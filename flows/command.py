@@ -277,6 +277,6 @@ def _print_table(result: JobResult, seconds: float) -> None:
     console.print(table)
     version = result.registered
     console.print(f"job         {result.job.id}, {seconds:.0f} s")
-    console.print(f"adapter     {result.chosen.folder}")
+    console.print(f"adapter     {os.path.relpath(result.chosen.folder)}")
     console.print(f"registered  {version.model_name}@{version.version} as {version.alias}")
     console.print(f"compare     {open_hub(result.job.organization).look()}")
