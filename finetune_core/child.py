@@ -34,6 +34,8 @@ RESULT, ERROR = "result", "error"
 POLL_SECONDS = 0.1
 PATIENCE_SECONDS = 10.0  # between asking a child to end and ending it
 
+log = logging.getLogger(__name__)
+
 
 def run(
     target: str,
@@ -64,8 +66,8 @@ def run(
     offset = events.size()
     files = [str(request_file), str(events.path)]
     command = [sys.executable, "-m", "finetune_core.child", target, *files]
-    with log_file.open("ab") as log:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
+    with log_file.open("ab") as output:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output)
     try:
         ended = False
         while not ended:
@@ -97,8 +99,12 @@ class EventFile:
 
     def append(self, event: Event) -> None:
         """Adds an event, in one write."""
-        with self.path.open("ab") as file:
-            file.write(json.dumps({"time": time.time(), **event}).encode() + b"\n")
+        line = json.dumps({"time": time.time(), **event}).encode() + b"\n"
+        with self.path.open("ab+") as file:
+            if size := file.seek(0, os.SEEK_END):
+                file.seek(size - 1)
+                line = line if file.read() == b"\n" else b"\n" + line  # a write was torn here
+            file.write(line)
 
     def read(self, offset: int = 0) -> Iterator[tuple[Event, int]]:
         """The whole events from a position on, each with the position behind it."""
@@ -107,9 +113,15 @@ class EventFile:
         with self.path.open("rb") as file:
             file.seek(offset)
             for line in file:
-                if line.endswith(b"\n"):
-                    offset += len(line)
-                    yield json.loads(line), offset
+                if not line.endswith(b"\n"):
+                    return
+                offset += len(line)
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    log.warning("%s: a torn line is passed over", self.path)
+                    continue
+                yield event, offset
 
 
 def main() -> None:
@@ -135,8 +147,11 @@ def main() -> None:
 
 
 def _die_with_parent() -> None:
-    """Ends this process when its parent is gone: the pipe on standard input then closes."""
-    sys.stdin.buffer.read()
+    """Ends this process when its parent is gone: the pipe on standard input then closes.
+
+    Reads from the descriptor: a thread inside a buffered read makes Python abort at its end.
+    """
+    os.read(0, 1)
     os._exit(1)
 
 

@@ -33,7 +33,7 @@ def open_job(config: PipelineConfig, organization: str, *, job_id: str | None = 
         OutputError: The folder cannot be written.
         IncompatibleConfigError: The job began with another config.
     """
-    job_id = job_id or new_job_id()
+    job_id = _plain("job_id", job_id or new_job_id())
     folder = jobs_folder(organization, config.training.output_dir) / job_id
     job = Job(id=job_id, name=model_name(config), organization=organization, folder=folder)
     file = folder / CONFIG
@@ -55,7 +55,7 @@ def find_config(job_id: str, organization: str, output_dir: Path | None) -> Pipe
     Raises:
         JobNotFoundError: There is no such job in that folder.
     """
-    file = jobs_folder(organization, output_dir) / job_id / CONFIG
+    file = jobs_folder(organization, output_dir) / _plain("job_id", job_id) / CONFIG
     if not file.is_file():
         raise JobNotFoundError(
             f"there is no job {job_id} in {file.parent.parent}",
@@ -77,10 +77,15 @@ def organization_folder(organization: str) -> Path:
     Raises:
         InvalidConfigError: The name could lead out of the folder.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", organization):
-        problem = f"must be letters, digits, - and _ (got {organization!r})"
-        raise InvalidConfigError([Fault("organization", problem)])
-    return Settings().organization_folder(organization)
+    return Settings().organization_folder(_plain("organization", organization))
+
+
+def _plain(field: str, name: str) -> str:
+    """A name that is joined to a path, and may not lead out of it."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+        problem = f"must be letters, digits, - and _ (got {name!r})"
+        raise InvalidConfigError([Fault(field, problem)])
+    return name
 
 
 def check_writable(folder: Path) -> None:

@@ -48,9 +48,10 @@ def digest_folder(folder: Path) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON so that the file is either the old one or the new one, whole."""
+    text = json.dumps(value, indent=2, default=str)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     with temporary.open("w") as file:
-        json.dump(value, file, indent=2, default=str)
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

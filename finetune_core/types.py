@@ -205,30 +205,6 @@ class RegisteredVersion(StageRecord):
     run_id: str
 
 
-class JobResult(Record):
-    """What a finished job leaves behind."""
-
-    job: Job
-    clean: CleanData
-    tokens: TokenizedData
-    trained: TrainedCheckpoints
-    chosen: ChosenCheckpoint
-    report: EvaluationReport
-    registered: RegisteredVersion
-
-    @property
-    def stages(self) -> dict[str, StageRecord]:
-        """The record of each stage, by the stage's verb."""
-        return {
-            "sanitize": self.clean,
-            "tokenize": self.tokens,
-            "train": self.trained,
-            "checkpoint": self.chosen,
-            "evaluate": self.report,
-            "register": self.registered,
-        }
-
-
 def new_job_id() -> str:
     """A job id: `ftjob-` and 24 characters of base 32 that sort by time.
 

@@ -26,9 +26,10 @@ from finetune_core.exceptions import (
     InvalidConfigError,
     JobInterruptedError,
 )
+from finetune_core.hub.card import JobResult
 from finetune_core.jobs import check_writable, find_config, jobs_folder
 from finetune_core.models.source import find_model
-from finetune_core.types import JobResult, new_job_id
+from finetune_core.types import new_job_id
 
 
 def run(
@@ -222,9 +223,7 @@ def _finetune(config: PipelineConfig, organization: str, job_id: str) -> JobResu
         error.hint = f"{error.hint or ''}\nWhat is done is kept; go on by {again}".strip()
         raise
     except KeyboardInterrupt:
-        raise JobInterruptedError(
-            f"interrupted; what is done is kept, go on by {again}"
-        ) from None
+        raise JobInterruptedError(f"interrupted; what is done is kept, go on by {again}") from None
 
 
 def _log_to_file() -> Path:

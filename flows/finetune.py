@@ -5,8 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from finetune_core.config import PipelineConfig
-from finetune_core.hub.card import Card
-from finetune_core.types import JobResult
+from finetune_core.hub.card import Card, JobResult
 from flows.job import running_job
 from tasks.choose_checkpoint import choose_checkpoint
 from tasks.evaluate_model import evaluate_model
@@ -46,15 +45,7 @@ def finetune(
             report=report,
         )
         registered = register_model(card)
-    return JobResult(
-        job=job,
-        clean=clean,
-        tokens=tokens,
-        trained=trained,
-        chosen=chosen,
-        report=report,
-        registered=registered,
-    )
+    return JobResult(**dict(card), registered=registered)
 
 
 if __name__ == "__main__":

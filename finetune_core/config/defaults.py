@@ -11,53 +11,74 @@ import yaml
 from pydantic import AliasChoices, Field
 
 from finetune_core.config.settings import Settings
-from finetune_core.exceptions import Fault, InvalidConfigError, MissingConfigError
+from finetune_core.exceptions import ConfigError, Fault, InvalidConfigError, MissingConfigError
 
 SHIPPED = Path(__file__).with_name("defaults.yaml")
+VARIABLE = "FINETUNE_DEFAULTS"
 KEYS = {"default", "min", "max"}
 
 
-@cache
-def load_defaults(replacement: Path | None) -> dict[str, dict[str, Any]]:
+Defaults = dict[str, dict[str, Any]]  # `section.field` → {default, min, max}
+
+
+def load_defaults(replacement: Path | None) -> Defaults:
     """Reads the shipped defaults and lays an organisation's own over them.
 
     Args:
         replacement: A YAML or JSON file of the same shape, holding what differs.
 
-    Returns:
-        `section.field` → `{default, min, max}`.
-
     Raises:
         MissingConfigError: The file is not there.
-        InvalidConfigError: The file names an unknown field, or is not of this shape.
+        InvalidConfigError: The file names an unknown setting, or has values of the wrong kind.
     """
-    defaults = _flatten(yaml.safe_load(SHIPPED.read_text()))
+    shipped, _ = _flatten(yaml.safe_load(SHIPPED.read_text()))
     if replacement is None:
-        return defaults
+        return shipped
     if not replacement.is_file():
-        raise MissingConfigError([Fault("FINETUNE_DEFAULTS", f"there is no file {replacement}")])
+        raise MissingConfigError([Fault(VARIABLE, f"there is no file {replacement}")])
+    text = replacement.read_text()
     try:
-        text = replacement.read_text()
-        own = _flatten(json.loads(text) if replacement.suffix == ".json" else yaml.safe_load(text))
-    except (ValueError, AttributeError, yaml.YAMLError) as error:
-        problem = f"is not `section: {{field: {{default, min, max}}}}` ({error})"
-        raise InvalidConfigError(
-            [Fault("FINETUNE_DEFAULTS", problem)], source=str(replacement)
-        ) from error
-    faults = [Fault(path, "is not a setting") for path in own if path not in defaults] + [
-        Fault(f"{path}.{key}", f"is none of {', '.join(sorted(KEYS))}")
-        for path, spec in own.items()
-        for key in spec
-        if key not in KEYS
-    ]
+        value = json.loads(text) if replacement.suffix == ".json" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        fault = Fault(VARIABLE, f"cannot be parsed: {error}")
+        raise InvalidConfigError([fault], source=str(replacement)) from None
+    own, faults = _flatten(value)
+    merged = {path: {**spec, **own.get(path, {})} for path, spec in shipped.items()}
+    for path, spec in own.items():
+        if path not in shipped:
+            faults.append(Fault(path, "is not a setting"))
+        else:
+            faults += _faults(path, spec, merged[path], shipped[path])
     if faults:
         raise InvalidConfigError(faults, source=str(replacement))
-    return {path: {**spec, **own.get(path, {})} for path, spec in defaults.items()}
+    return merged
+
+
+@cache
+def _in_force(replacement: Path | None) -> tuple[Defaults, ConfigError | None]:
+    try:
+        return load_defaults(replacement), None
+    except ConfigError as error:
+        return load_defaults(None), error
+
+
+def check_defaults() -> None:
+    """Refuses to go on with a replacement file that cannot be used.
+
+    The fields are made when this package is imported, where an error would reach nobody who
+    could show it; so it waits until the first config is made.
+
+    Raises:
+        ConfigError: As `load_defaults` found it.
+    """
+    _, error = _in_force(Settings().defaults)
+    if error is not None:
+        raise error
 
 
 def default(path: str) -> Any:
     """The default of the setting at `section.field`."""
-    return load_defaults(Settings().defaults)[path]["default"]
+    return _in_force(Settings().defaults)[0][path]["default"]
 
 
 def setting(path: str, *, alias: str | None = None) -> Any:
@@ -67,7 +88,7 @@ def setting(path: str, *, alias: str | None = None) -> Any:
         path: `section.field`.
         alias: Another name under which the field is accepted.
     """
-    spec = load_defaults(Settings().defaults)[path]
+    spec = _in_force(Settings().defaults)[0][path]
     name = path.rpartition(".")[2]
     return Field(
         default=spec["default"],
@@ -83,16 +104,48 @@ def setting_or_auto(path: str) -> Any:
 
 def within(path: str) -> Any:
     """The limits of a setting, for the numeric branch of a union."""
-    return Field(**_limits(load_defaults(Settings().defaults)[path]))
+    return Field(**_limits(_in_force(Settings().defaults)[0][path]))
 
 
 def _limits(spec: dict[str, Any]) -> dict[str, Any]:
     return {short: spec[name] for name, short in (("min", "ge"), ("max", "le")) if name in spec}
 
 
-def _flatten(sections: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {
-        f"{section}.{name}": dict(spec)
-        for section, fields in sections.items()
-        for name, spec in fields.items()
-    }
+def _flatten(sections: Any) -> tuple[Defaults, list[Fault]]:
+    """`section.field` → spec, and what is not of that shape."""
+    if not isinstance(sections, dict):
+        return {}, [Fault(VARIABLE, "must hold `section: {field: {default, min, max}}`")]
+    found: Defaults = {}
+    faults = []
+    for section, fields in sections.items():
+        if not isinstance(fields, dict):
+            faults.append(Fault(str(section), "must hold `field: {default, min, max}`"))
+            continue
+        for name, spec in fields.items():
+            if isinstance(spec, dict):
+                found[f"{section}.{name}"] = dict(spec)
+            else:
+                faults.append(Fault(f"{section}.{name}", "must be `{default, min, max}`"))
+    return found, faults
+
+
+def _faults(
+    path: str, own: dict[str, Any], merged: dict[str, Any], shipped: dict[str, Any]
+) -> list[Fault]:
+    """What is wrong with one setting of an organisation's; its numbers are made numbers."""
+    faults = [
+        Fault(f"{path}.{key}", f"is none of {', '.join(sorted(KEYS))}") for key in own.keys() - KEYS
+    ]
+    for key in ("min", "max"):
+        if key in own and key not in shipped:
+            faults.append(Fault(f"{path}.{key}", "this setting has no limits"))
+        elif key in own:
+            try:
+                merged[key] = type(shipped[key])(own[key])
+            except (TypeError, ValueError):
+                faults.append(Fault(f"{path}.{key}", f"must be a number (got {own[key]!r})"))
+    if not faults and isinstance(merged["default"], (int, float)) and "min" in merged:
+        low, value, high = merged["min"], merged["default"], merged["max"]
+        if not low <= value <= high:
+            faults.append(Fault(path, f"the default {value} is not between {low} and {high}"))
+    return faults

@@ -12,6 +12,7 @@ import yaml
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from finetune_core.config.defaults import check_defaults
 from finetune_core.config.sections import (
     DatasetConfig,
     EvaluationConfig,
@@ -67,6 +68,7 @@ class PipelineConfig(Section):
         Pydantic by itself checks between fields only once every field is right, so a person
         would mend the one kind of fault just to be told of the other.
         """
+        check_defaults()
         errors: list[InitErrorDetails] = []
         config: PipelineConfig | None = None
         try:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from finetune_core.config.defaults import setting, setting_or_auto, within
 from finetune_core.types import (
@@ -18,6 +19,19 @@ from finetune_core.types import (
 )
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+
+
+def _free_alias(alias: str) -> str:
+    if alias.lower() == "latest" or re.fullmatch(r"[vV]?[0-9]+", alias):
+        raise ValueError("is a name that MLflow keeps for versions")
+    return alias
+
+
+Alias = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$"),
+    AfterValidator(_free_alias),
+]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
 
@@ -167,7 +181,9 @@ class LoraConfig(Section):
     lora_dropout: float = setting("lora.lora_dropout")
     """The probability with which an input of the adapter is dropped in training."""
 
-    target_modules: Literal["all-linear"] | list[str] = setting("lora.target_modules")
+    target_modules: Literal["all-linear"] | Annotated[list[Name], Field(min_length=1)] = setting(
+        "lora.target_modules"
+    )
     """The modules that get an adapter: all-linear, or names."""
 
 
@@ -193,5 +209,5 @@ class RegistryConfig(Section):
     model_name: ModelName | None = None
     """The registered model's name; without it, base and dataset make one."""
 
-    alias: ModelName = setting("registry.alias")
+    alias: Alias = setting("registry.alias")
     """The alias that is put on the new version."""

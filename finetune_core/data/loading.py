@@ -71,7 +71,7 @@ def _jsonl(path: Path) -> Iterator[Any]:
             if line.strip():
                 try:
                     yield json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise DatasetFormatError(
                         f"{path}, line {number}: is not JSON ({error})",
                         hint="Each line of a .jsonl file is one JSON object.",
@@ -85,7 +85,7 @@ def _json(path: Path) -> Iterator[Any]:
         return
     try:
         value = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetFormatError(
             f"{path}: is not JSON ({error})",
             hint="A .json file holds one list of objects; for one object a line name it .jsonl.",

@@ -46,6 +46,8 @@ def mask(messages: Sequence[Message], renderer: Renderer) -> MaskedText:
     for number, message in enumerate(messages):
         if not message["trained"]:
             continue
+        if number == 0:
+            raise TemplateError("message 1 is an answer to be trained, but nothing is asked")
         before = renderer.render(messages[:number], generation_prompt=True)
         through = renderer.render(messages[: number + 1])
         if not (text.startswith(through) and through.startswith(before)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -57,7 +56,7 @@ def _write(
 ) -> CleanData:
     kept: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
-    ranks: list[tuple[int, int]] = []
+    draws: dict[int, float] = {}
     format_name = ""
     clean = folder / "clean.parquet"
     with (
@@ -81,13 +80,10 @@ def _write(
                 else:
                     kept[file] += 1
                     if file == TRAINING:
-                        ranks.append((_rank(config.seed, messages), row.number))
+                        draws[row.number] = _draw(config.seed, messages)
                     rows.add(file=file, row=row.number, messages=messages)
                     ledger.add(file=file, row=row.number, outcome="kept")
-    held_out = set()
-    if VALIDATION not in files:
-        count = max(1, round(kept[TRAINING] * config.validation_ratio))
-        held_out = {number for _, number in heapq.nsmallest(count, ranks)}
+    held_out = set() if VALIDATION in files else _held_out(draws, config.validation_ratio)
     train_rows, validation_rows = _split(clean, folder, held_out)
     clean.unlink()
     if not train_rows or not validation_rows:
@@ -146,9 +142,19 @@ def _split(clean: Path, folder: Path, held_out: set[int]) -> tuple[int, int]:
     return counts[0], counts[1]
 
 
-def _rank(seed: int, messages: list[Message]) -> int:
-    """A row's place in the draw for the held-out rows.
+def _draw(seed: int, messages: list[Message]) -> float:
+    """A row's lot, between 0 and 1. It depends on the row's own content alone."""
+    return int(digest_json([seed, messages])[:16], 16) / 2**64
 
-    It depends on the row's own content, so a row that is held out stays so when others come.
+
+def _held_out(draws: dict[int, float], ratio: float) -> set[int]:
+    """The rows whose lot is below the ratio, at least one and not all.
+
+    Where rows are added, all others stay where they are: what a model has learned from never
+    becomes what a later one is measured on, nor the other way round.
     """
-    return int(digest_json([seed, messages])[:16], 16)
+    if len(draws) < 2:
+        return set(draws)
+    by_lot = sorted(draws, key=draws.__getitem__)
+    count = sum(lot < ratio for lot in draws.values())
+    return set(by_lot[: min(max(count, 1), len(draws) - 1)])

@@ -15,6 +15,8 @@ from finetune_core.types import (
     EvaluationReport,
     Job,
     Record,
+    RegisteredVersion,
+    StageRecord,
     TokenizedData,
     TrainedCheckpoints,
 )
@@ -44,6 +46,24 @@ class Card(Record):
             "config_digest": digest_json(self.config.model_dump(mode="json")),
             "adapter_digest": self.chosen.digest,
             "code_version": code_version(),
+        }
+
+
+class JobResult(Card):
+    """What a finished job leaves behind."""
+
+    registered: RegisteredVersion
+
+    @property
+    def stages(self) -> dict[str, StageRecord]:
+        """The record of each stage, by the stage's verb."""
+        return {
+            "sanitize": self.clean,
+            "tokenize": self.tokens,
+            "train": self.trained,
+            "checkpoint": self.chosen,
+            "evaluate": self.report,
+            "register": self.registered,
         }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_core.exceptions import HubError, HubUnavailableError, VersionNotFoundError
-from finetune_core.hub.ports import Point, Version
+from finetune_core.hub.ports import NewVersion, Point, Version
 
 
 @dataclass
@@ -84,28 +84,18 @@ class MemoryHub:
         self._run(run_id)
         yield
 
-    def register(
-        self,
-        run_id: str,
-        folder: Path,
-        *,
-        model_name: str,
-        alias: str,
-        model_type: str,
-        tags: Mapping[str, str],
-        description: str,
-    ) -> Version:
+    def register(self, run_id: str, folder: Path, new: NewVersion) -> Version:
         """Keeps the folder's path as a version."""
         self._run(run_id)
-        known = self._versions.setdefault(model_name, [])
+        known = self._versions.setdefault(new.model_name, [])
         version = next((each for each, _ in known if each.run_id == run_id), None)
         if version is None:
             number = len(known) + 1
-            uri = f"models:/{model_name}/{number}"
-            version = Version(model_name, number, uri, run_id, dict(tags), [])
+            uri = f"models:/{new.model_name}/{number}"
+            version = Version(new.model_name, number, uri, run_id, dict(new.tags), [])
             known.append((version, folder))
-        self._aliases[model_name, alias] = version.version
-        return self.get(model_name, version.version)
+        self._aliases[new.model_name, new.alias] = version.version
+        return self.get(new.model_name, version.version)
 
     def versions(self, model_name: str) -> list[Version]:
         """The versions, the newest first."""
@@ -117,7 +107,9 @@ class MemoryHub:
         """One version, by its number or by an alias."""
         self._answer()
         if isinstance(version, str) and not version.isdigit():
-            version = self._aliases.get((model_name, version), 0)
+            if (model_name, version) not in self._aliases:
+                raise VersionNotFoundError(f"no version of {model_name} is called {version}")
+            version = self._aliases[model_name, version]
         for each, _ in self._versions.get(model_name, []):
             if each.version == int(version):
                 aliases = [
@@ -130,7 +122,7 @@ class MemoryHub:
 
     def download(self, version: Version, folder: Path) -> Path:
         """Copies the folder."""
-        self._answer()
+        self.get(version.model_name, version.version)
         source = next(
             path
             for each, path in self._versions[version.model_name]
@@ -145,4 +137,6 @@ class MemoryHub:
 
     def _run(self, run_id: str) -> MemoryRun:
         self._answer()
+        if run_id not in self.runs:
+            raise HubError(f"there is no run {run_id}")
         return self.runs[run_id]

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pandas as pd
+from filelock import FileLock
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from sqlalchemy.exc import SQLAlchemyError
 
 from finetune_core.config.settings import Settings
 from finetune_core.exceptions import HubError, HubUnavailableError, VersionNotFoundError
-from finetune_core.hub.ports import Point, Version
+from finetune_core.hub.ports import NewVersion, Point, Version
 
 # What MLflow says where its server is away, or answers nonsense.
 AWAY = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED"}
+NO_ALIAS = "Registered model alias"  # MLflow calls an unknown one an invalid parameter
 PARAMS_PER_CALL, POINTS_PER_CALL = 100, 1000  # the server's limits
 PARAM_LENGTH = 6000
 SHORT_DIGEST = 12  # a dataset's digest has room for 36 characters; the whole is a tag
@@ -47,7 +50,12 @@ class MlflowHub:
             folder.mkdir(parents=True, exist_ok=True)
             self._uri = f"sqlite:///{folder / 'mlflow.db'}"
             self._artifacts = (folder / "artifacts").as_uri()
-        self._client = mlflow.MlflowClient(self._uri, self._uri)
+        # Two jobs that come first at once would both make the tables of a new file.
+        lock = FileLock(folder / "mlflow.lock") if self._artifacts else nullcontext()
+        with lock, _translated():
+            self._client = mlflow.MlflowClient(self._uri, self._uri)
+            if self._artifacts:
+                self._experiment_id()
 
     def look(self) -> str:
         """The server's address, or the command that starts one on the local file."""
@@ -82,6 +90,8 @@ class MlflowHub:
 
     def log_file(self, run_id: str, path: Path, folder: str | None = None) -> None:
         """Keeps a file as an artifact."""
+        if not path.is_file():
+            raise FileNotFoundError(path)
         with _translated():
             self._client.log_artifact(run_id, str(path), folder)
 
@@ -113,49 +123,39 @@ class MlflowHub:
         finally:
             monitor.finish()
 
-    def register(
-        self,
-        run_id: str,
-        folder: Path,
-        *,
-        model_name: str,
-        alias: str,
-        model_type: str,
-        tags: Mapping[str, str],
-        description: str,
-    ) -> Version:
+    def register(self, run_id: str, folder: Path, new: NewVersion) -> Version:
         """Logs the folder's own files as a LoggedModel and makes a version of it.
 
         MLflow's transformers flavour is not used: for an adapter on a local base it writes
         weights under wrapped names, and reloads random ones with only a log line.
         """
         with _translated():
-            self._create_model(model_name)
+            self._create_model(new.model_name)
             known = self._client.search_model_versions(f"run_id = '{run_id}'")
-            version = next((each for each in known if each.name == model_name), None)
+            version = next((each for each in known if each.name == new.model_name), None)
             if version is None:
                 model = self._client.create_logged_model(
                     self._experiment_id(),
-                    name=model_name,
+                    name=new.model_name,
                     source_run_id=run_id,
-                    tags=dict(tags),
-                    model_type=model_type,
+                    tags=dict(new.tags),
+                    model_type=new.model_type,
                 )
                 self._client.log_model_artifacts(model.model_id, str(folder))
                 self._client.finalize_logged_model(model.model_id, "READY")
                 version = self._client.create_model_version(
-                    model_name,
+                    new.model_name,
                     source=model.artifact_location,
                     run_id=run_id,
-                    tags=dict(tags),
-                    description=description,
+                    tags=dict(new.tags),
+                    description=new.description,
                     model_id=model.model_id,
                 )
-            self._client.set_registered_model_alias(model_name, alias, version.version)
+            self._client.set_registered_model_alias(new.model_name, new.alias, version.version)
             self._client.log_batch(
-                run_id, tags=[RunTag("registered", f"{model_name}@{version.version}")]
+                run_id, tags=[RunTag("registered", f"{new.model_name}@{version.version}")]
             )
-        return self.get(model_name, int(version.version))
+        return self.get(new.model_name, int(version.version))
 
     def versions(self, model_name: str) -> list[Version]:
         """The versions of a model, the newest first."""
@@ -225,10 +225,10 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST" or NO_ALIAS in str(error.message):
             raise VersionNotFoundError(f"the hub has no such thing: {error.message}") from error
         if error.error_code in AWAY:
             raise HubUnavailableError(f"MLflow does not answer: {error.message}") from error
         raise HubError(f"MLflow refuses: {error.message}") from error
-    except OSError as error:
+    except (OSError, SQLAlchemyError) as error:
         raise HubUnavailableError(f"MLflow does not answer: {error}") from error

@@ -17,6 +17,16 @@ class Point(NamedTuple):
     time: float  # seconds since 1970
 
 
+class NewVersion(NamedTuple):
+    """What a version is to be."""
+
+    model_name: str
+    alias: str
+    model_type: str
+    tags: dict[str, str]
+    description: str
+
+
 class Version(NamedTuple):
     """One version of a registered model."""
 
@@ -60,17 +70,7 @@ class Hub(Protocol):
     def system_metrics(self, run_id: str) -> AbstractContextManager[None]:
         """Samples CPU, memory and GPU into the run while the block lasts."""
 
-    def register(
-        self,
-        run_id: str,
-        folder: Path,
-        *,
-        model_name: str,
-        alias: str,
-        model_type: str,
-        tags: Mapping[str, str],
-        description: str,
-    ) -> Version:
+    def register(self, run_id: str, folder: Path, new: NewVersion) -> Version:
         """Keeps a folder as a version under an alias; a run has at most one of a name."""
 
     def versions(self, model_name: str) -> list[Version]:

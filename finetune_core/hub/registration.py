@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from finetune_core.hub.card import Card, write_card
-from finetune_core.hub.ports import Hub
+from finetune_core.hub.ports import Hub, NewVersion
 from finetune_core.hub.tracking import Tracking
 from finetune_core.storage import MANIFEST, RECORD, is_whole, new_folder
 from finetune_core.types import RegisteredVersion
@@ -33,15 +33,15 @@ def register(hub: Hub, tracking: Tracking, card: Card) -> RegisteredVersion:
         with new_folder(folder) as temporary:
             _pack(card, name, temporary)
     run_id = tracking.run_id()
-    version = hub.register(
-        run_id,
-        folder,
+    method = card.config.training.method.value
+    new = NewVersion(
         model_name=name,
         alias=card.config.registry.alias,
-        model_type=card.config.training.method.value,
+        model_type=method,
         tags=card.tags,
-        description=f"{card.config.training.method.value} of {card.config.model.name}",
+        description=f"{method} of {card.config.model.name}",
     )
+    version = hub.register(run_id, folder, new)
     return RegisteredVersion(
         folder=folder,
         model_name=version.model_name,

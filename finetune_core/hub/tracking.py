@@ -7,6 +7,7 @@ order, even by another process after a kill.
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 import time
@@ -20,6 +21,7 @@ from finetune_core.exceptions import HubError
 from finetune_core.hub.card import flat
 from finetune_core.hub.curve import draw_curve
 from finetune_core.hub.ports import Hub, Point
+from finetune_core.storage import write_json
 from finetune_core.types import (
     CleanData,
     EvaluationReport,
@@ -68,8 +70,8 @@ class Tracking:
         file = self._memory / "run_id"
         if not file.exists():
             tags = {"job_id": self._job.id, "organization": self._job.organization}
-            file.write_text(self._hub.start_run(self._job.name, tags))
-        return file.read_text()
+            write_json(file, self._hub.start_run(self._job.name, tags))
+        return str(json.loads(file.read_text()))
 
     def tell_config(self, config: PipelineConfig) -> None:
         """Logs the config, as params and as the file."""
@@ -119,7 +121,6 @@ class Tracking:
                 "trained_tokens": trained.trained_tokens,
                 "train_seconds": trained.seconds,
             }
-            self._hub.log_points(run_id, self._points(totals))
             self._hub.log_params(
                 run_id,
                 {
@@ -131,6 +132,7 @@ class Tracking:
                 picture = Path(folder) / "loss_curve.png"
                 draw_curve((event for event, _ in self._events().read()), picture)
                 self._hub.log_file(run_id, picture)
+            self._hub.log_points(run_id, self._points(totals))
 
         self._once("training", tell)
 
@@ -139,9 +141,9 @@ class Tracking:
 
         def tell(run_id: str) -> None:
             values = {f"base_{name}": value for name, value in report.base.items()}
-            self._hub.log_points(run_id, self._points({**values, **report.tuned}))
             self._hub.log_file(run_id, report.markdown)
             self._hub.log_table(run_id, report.read_samples(), "samples.json")
+            self._hub.log_points(run_id, self._points({**values, **report.tuned}))
 
         self._once("report", tell)
 
@@ -165,6 +167,7 @@ class Tracking:
             context.__exit__(None, None, None)
 
     def _once(self, fact: str, tell: Callable[[str], None]) -> None:
+        """Tells a fact unless it was told. Points go last: all else may be told twice unseen."""
         marker = self._memory / fact
         if not marker.exists() and self._try(tell):
             marker.touch()
@@ -194,7 +197,7 @@ class Tracking:
             offset = behind
         if points:
             self._hub.log_points(run_id, points)
-            position.write_text(str(offset))
+            write_json(position, offset)
 
     def _points(self, values: dict[str, float]) -> list[Point]:
         return [Point(name, float(value), 0, time.time()) for name, value in values.items()]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
+import uuid
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +24,7 @@ from finetune_core.storage import (
 from finetune_core.types import ChosenCheckpoint, TrainedCheckpoints
 
 STAGING = ".saving"
+ASIDE = ".damaged"
 
 # What only a resumed training needs; README.md is peft's empty form, the hub writes a real card.
 TRAINING_ONLY = {
@@ -74,6 +77,8 @@ class Checkpoints:
             valid_loss: What a validation at this very step measured.
         """
         final = self.folder / f"step-{step:08d}"
+        if final.exists():  # a training that began again from an earlier step comes by once more
+            final.rename(self.staging / final.name)
         publish(written, final, step=step, epoch=epoch, valid_loss=valid_loss)
         return final
 
@@ -88,19 +93,15 @@ class Checkpoints:
 
     def newest(self) -> Checkpoint | None:
         """The last checkpoint whose every byte is as it was written."""
-        for checkpoint in reversed(self.all()):
-            try:
-                verify(checkpoint.folder)
-            except DamagedFolderError as error:
-                log.warning("not resuming from a damaged checkpoint: %s", error)
-                continue
-            return checkpoint
-        return None
+        return next(filter(self._is_as_written, reversed(self.all())), None)
 
     def best(self) -> Checkpoint | None:
         """The checkpoint of the lowest validation loss; of equals the first."""
-        measured = [each for each in self.all() if each.valid_loss is not None]
-        return min(measured, key=lambda each: each.valid_loss or 0.0, default=None)
+        return next(iter(self._by_loss()), None)
+
+    def best_as_written(self) -> Checkpoint | None:
+        """As `best`, of those whose every byte is as it was written."""
+        return next(filter(self._is_as_written, self._by_loss()), None)
 
     def prune(self, keep: int) -> None:
         """Removes all but the newest `keep`; the best stays besides."""
@@ -108,6 +109,26 @@ class Checkpoints:
         for checkpoint in self.all()[:-keep]:
             if best is None or checkpoint.folder != best.folder:
                 shutil.rmtree(checkpoint.folder)
+
+    def _by_loss(self) -> list[Checkpoint]:
+        measured = [
+            each
+            for each in self.all()
+            if each.valid_loss is not None and not math.isnan(each.valid_loss)
+        ]
+        return sorted(measured, key=lambda each: each.valid_loss or 0.0)
+
+    def _is_as_written(self, checkpoint: Checkpoint) -> bool:
+        """Verifies a checkpoint; a damaged one is set aside, where nothing takes it for good."""
+        try:
+            verify(checkpoint.folder)
+        except DamagedFolderError as error:
+            log.warning("a damaged checkpoint is set aside: %s", error)
+            aside = self.folder / ASIDE
+            aside.mkdir(exist_ok=True)
+            checkpoint.folder.rename(aside / f"{checkpoint.folder.name}-{uuid.uuid4().hex[:8]}")
+            return False
+        return True
 
 
 def finished_training(folder: Path) -> TrainedCheckpoints | None:
@@ -125,15 +146,13 @@ def choose(trained: TrainedCheckpoints, folder: Path) -> ChosenCheckpoint:
         folder: Gets the adapter with its tokenizer.
 
     Raises:
-        DamagedFolderError: The checkpoint's bytes have changed since they were written.
-        TrainingError: There is no checkpoint.
+        TrainingError: There is no checkpoint whose bytes are as they were written.
     """
-    best = Checkpoints(trained.folder).best()
+    best = Checkpoints(trained.folder).best_as_written()
     if best is None:
-        raise TrainingError(f"{trained.folder} holds no checkpoint with a validation loss")
+        raise TrainingError(f"{trained.folder} holds no whole checkpoint with a validation loss")
 
     def build(temporary: Path) -> ChosenCheckpoint:
-        verify(best.folder)
         for file in best.folder.iterdir():
             if file.name not in TRAINING_ONLY:
                 shutil.copy2(file, temporary)

@@ -36,6 +36,20 @@ def compute(
     return values
 
 
+def text_metric(description: str | None) -> Any:
+    """The `MetricInfo` of a metric that compares texts with texts.
+
+    Args:
+        description: The module's docstring.
+    """
+    import datasets
+    import evaluate
+
+    text = datasets.Value("string")
+    features = datasets.Features({"predictions": text, "references": text})
+    return evaluate.MetricInfo(description=description or "", citation="", features=features)
+
+
 def load(name: str) -> Any:
     """Loads one of the modules kept here, by its path."""
     import evaluate

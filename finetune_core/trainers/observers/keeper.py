@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -70,4 +71,6 @@ class Keeper(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
 
 
 def _validations(state: TrainerState) -> list[float]:
-    return [entry["eval_valid_loss"] for entry in state.log_history if "eval_valid_loss" in entry]
+    """The losses so far; one that is not a number is worse than all others."""
+    found = (entry.get("eval_valid_loss") for entry in state.log_history)
+    return [math.inf if math.isnan(loss) else loss for loss in found if loss is not None]

@@ -34,7 +34,10 @@ def ignore(event):
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory, orders):
     cache = tmp_path_factory.mktemp("cache")
-    dataset = DatasetConfig(path=str(orders), max_samples=80, validation_ratio=0.2)
+    held_out = cache / "validation.jsonl"
+    lines = orders.with_name("validation.jsonl").read_text().splitlines(keepends=True)
+    held_out.write_text("".join(lines[:16]))
+    dataset = DatasetConfig(path=str(orders), max_samples=64, validation_path=str(held_out))
     clean = sanitize(dataset, cache / "data")
     request = TokenizeRequest(
         clean=clean,

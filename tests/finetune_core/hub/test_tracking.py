@@ -1,0 +1,263 @@
+"""Tracking tells the hub everything, in order, nothing twice, and never stands in the way."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from finetune_core.child import EventFile
+from finetune_core.config import PipelineConfig
+from finetune_core.exceptions import HubUnavailableError
+from finetune_core.hub.memory_hub import MemoryHub
+from finetune_core.hub.tracking import Tracking
+from finetune_core.types import (
+    CleanData,
+    EvaluationReport,
+    Job,
+    TokenizedData,
+    TokenizedSplit,
+    TrainedCheckpoints,
+)
+
+CONFIG = PipelineConfig.parse({"dataset": {"path": "rows.jsonl"}, "training": {"epochs": 2}})
+
+
+@pytest.fixture
+def job(tmp_path):
+    job = Job(id="ftjob-1", name="my-model", organization="acme", folder=tmp_path / "job")
+    job.logs.mkdir(parents=True)
+    CONFIG.to_yaml(job.folder / "config.yaml")
+    return job
+
+
+@pytest.fixture
+def train(job):
+    """The training's side: it measures a loss at each of these steps."""
+
+    def train(*steps):
+        for step in steps:
+            event = {"type": "step", "step": step, "train_loss": 1 / step, "total_steps": 9}
+            EventFile(job.logs / "train-events.jsonl").append(event)
+
+    return train
+
+
+@pytest.fixture
+def trained(tmp_path):
+    return TrainedCheckpoints(
+        folder=tmp_path,
+        seconds=1.5,
+        steps=6,
+        epochs=2.0,
+        train_loss=0.5,
+        trained_tokens=10,
+        parameters=100,
+        trained_parameters=10,
+        batch_size=8,
+        precision="float32",
+        device="cpu",
+    )
+
+
+@pytest.fixture
+def clean(tmp_path):
+    pq.write_table(pa.table({"row": [1, 2]}), tmp_path / "ledger.parquet")
+    return CleanData(
+        folder=tmp_path,
+        source_digest="0123",
+        digest="4567",
+        format="chat",
+        rows=10,
+        kept=8,
+        dropped=2,
+        dropped_by_rule={"empty": 2},
+        train_rows=7,
+        validation_rows=1,
+    )
+
+
+@pytest.fixture
+def tokens(tmp_path):
+    split = TokenizedSplit(rows=6, tokens=60, trained_tokens=20, longest=12, too_long=[4])
+    return TokenizedData(
+        folder=tmp_path,
+        digest="d",
+        tokenizer_digest="t",
+        template="chat",
+        train_split=split,
+        validation_split=split.model_copy(update={"rows": 1, "tokens": 9, "too_long": []}),
+    )
+
+
+@pytest.fixture
+def report(tmp_path):
+    report = EvaluationReport(
+        folder=tmp_path, rows=1, generated_rows=1, base={"loss": 2.0}, tuned={"loss": 1.0}
+    )
+    report.markdown.write_text("# Evaluation")
+    report.samples.write_text(json.dumps({"row": 1, "base": "x", "tuned": "y"}) + "\n")
+    return report
+
+
+@pytest.fixture
+def tell_all(clean, tokens, trained, report):
+    def tell_all(tracking):
+        tracking.tell_config(CONFIG)
+        tracking.tell_data(CONFIG, clean, tokens)
+        tracking.tell_training(trained)
+        tracking.tell_report(report)
+
+    return tell_all
+
+
+def told_steps(hub):
+    (run,) = hub.runs.values()
+    return [(point.step, point.value) for point in run.points if point.name == "train_loss"]
+
+
+def steps(*numbers):
+    return [(number, 1 / number) for number in numbers]
+
+
+def test_a_job_is_one_run_in_every_process(job):
+    hub = MemoryHub()
+    assert Tracking(hub, job).run_id() == Tracking(hub, job).run_id()
+    (run,) = hub.runs.values()
+    assert run.name == "my-model"
+    assert run.tags == {"job_id": "ftjob-1", "organization": "acme"}
+
+
+def test_everything_that_is_told_arrives(job, train, tell_all):
+    hub = MemoryHub()
+    tracking = Tracking(hub, job)
+    train(1, 2)
+    tell_all(tracking)
+    tracking.end("FINISHED")
+    (run,) = hub.runs.values()
+    assert run.status == "FINISHED"
+    assert told_steps(hub) == steps(1, 2)
+    assert run.params["training.epochs"] == "2"
+    assert run.params["data.dropped"] == "2"
+    assert run.params["data.train_tokens"] == "60"
+    assert run.params["data.train_rows_too_long"] == "1"
+    assert run.params["model.trained_parameters"] == "10"
+    assert {(point.name, point.value) for point in run.points} >= {
+        ("base_loss", 2.0),
+        ("loss", 1.0),
+        ("trained_tokens", 10.0),
+        ("train_seconds", 1.5),
+    }
+    assert set(run.files) == {"config.yaml", "data/ledger.parquet", "loss_curve.png", "report.md"}
+    assert run.files["config.yaml"] == (job.folder / "config.yaml").read_bytes()
+    assert run.files["loss_curve.png"].startswith(b"\x89PNG")
+    assert run.tables == {"samples.json": [{"row": 1, "base": "x", "tuned": "y"}]}
+    assert [each["digest"] for each in run.datasets] == ["0123"]
+
+
+def counts(hub):
+    (run,) = hub.runs.values()
+    return len(run.points), len(run.datasets), len(run.params)
+
+
+def test_what_is_told_again_arrives_once(job, train, tell_all):
+    hub = MemoryHub()
+    tracking = Tracking(hub, job)
+    train(1, 2)
+    tell_all(tracking)
+    before = counts(hub)
+    tell_all(tracking)
+    tell_all(Tracking(hub, job))  # as after a kill
+    assert counts(hub) == before
+
+
+def test_steps_are_told_while_the_training_goes_on(job, train):
+    hub = MemoryHub()
+    tracking = Tracking(hub, job)
+    train(1, 2)
+    tracking.tell_event({"type": "step"})
+    assert told_steps(hub) == steps(1, 2)
+
+
+def test_a_hub_that_is_away_does_not_stop_a_job_and_misses_nothing(job, train, tell_all):
+    hub = MemoryHub()
+    hub.away = True
+    tracking = Tracking(hub, job)
+    train(1, 2, 3)
+    tracking.tell_event({"type": "step"})
+    with tracking.system_metrics():
+        train(4)
+    tell_all(tracking)
+    tracking.end("FAILED")
+    assert hub.runs == {}
+    hub.away = False
+    tell_all(tracking)
+    there = MemoryHub()
+    tell_all(Tracking(there, job.model_copy(update={"folder": copy_of(job)})))
+    assert told_steps(hub) == steps(1, 2, 3, 4)
+    assert counts(hub) == counts(there)
+
+
+def copy_of(job):
+    """A folder of the same job in which nothing has been told yet."""
+    folder = job.folder.with_name("untold")
+    (folder / "logs").mkdir(parents=True)
+    for name in ("config.yaml", "logs/train-events.jsonl"):
+        (folder / name).write_bytes((job.folder / name).read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["same process", "another process"])
+def test_a_hub_that_goes_away_in_between_gets_the_rest_in_order(job, train, trained, killed):
+    hub = MemoryHub()
+    tracking = Tracking(hub, job)
+    train(1, 2)
+    tracking.tell_event({"type": "step"})
+    hub.away = True
+    train(3, 4)
+    tracking.tell_training(trained)
+    hub.away = False
+    train(5)
+    if killed:
+        tracking = Tracking(hub, job)
+    tracking.tell_training(trained)
+    assert told_steps(hub) == steps(1, 2, 3, 4, 5)
+
+
+def test_a_half_written_event_is_told_when_it_is_whole(job, train, trained):
+    hub = MemoryHub()
+    train(1)
+    file = job.logs / "train-events.jsonl"
+    whole = file.read_bytes()
+    train(2)
+    both = file.read_bytes()
+    file.write_bytes(both[:-10])
+    Tracking(hub, job).tell_training(trained)
+    assert told_steps(hub) == steps(1)
+    file.write_bytes(both)
+    Tracking(hub, job).tell_training(trained)
+    assert told_steps(hub) == steps(1, 2)
+    assert both.startswith(whole)
+
+
+class GoesAway(MemoryHub):
+    """Goes away at the first file."""
+
+    def log_file(self, run_id, path, folder=None):
+        if not self.away and not self.runs[run_id].files:
+            self.runs[run_id].files["marker"] = b""
+            raise HubUnavailableError("gone")
+        super().log_file(run_id, path, folder)
+
+
+def test_a_fact_that_broke_off_in_the_middle_is_told_once(job, train, trained):
+    hub = GoesAway()
+    tracking = Tracking(hub, job)
+    train(1)
+    tracking.tell_training(trained)
+    tracking.tell_training(trained)
+    (run,) = hub.runs.values()
+    assert "loss_curve.png" in run.files
+    assert [point.name for point in run.points].count("train_seconds") == 1

@@ -1,0 +1,87 @@
+"""A job's folder is made once, found again, and nobody else's."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune_core.config import PipelineConfig
+from finetune_core.exceptions import (
+    IncompatibleConfigError,
+    InvalidConfigError,
+    JobNotFoundError,
+    OutputError,
+)
+from finetune_core.jobs import find_config, model_name, open_job, organization_folder
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def config(path="rows.jsonl", **training):
+    return PipelineConfig.parse({"dataset": {"path": path}, "training": training})
+
+
+def test_a_job_lies_in_its_organisations_folder_with_its_config(home):
+    job = open_job(config(), "acme")
+    assert job.folder == home / "organizations" / "acme" / "jobs" / job.id
+    assert PipelineConfig.from_yaml(job.folder / "config.yaml") == config()
+
+
+def test_a_job_lies_in_the_folder_that_the_config_names(tmp_path):
+    job = open_job(config(output_dir=str(tmp_path / "out")), "acme")
+    assert job.folder.parent == tmp_path / "out"
+    assert find_config(job.id, "acme", tmp_path / "out").training.output_dir == tmp_path / "out"
+
+
+def test_a_job_goes_on_with_its_own_config_only():
+    job = open_job(config(), "acme")
+    assert open_job(find_config(job.id, "acme", None), "acme", job_id=job.id) == job
+    with pytest.raises(IncompatibleConfigError, match=job.id):
+        open_job(config(epochs=4), "acme", job_id=job.id)
+
+
+def test_a_job_that_is_not_there_is_named():
+    with pytest.raises(JobNotFoundError, match="ftjob-nope"):
+        find_config("ftjob-nope", "acme", None)
+
+
+def test_the_job_of_another_organisation_is_not_there():
+    job = open_job(config(), "other")
+    with pytest.raises(JobNotFoundError):
+        find_config(job.id, "acme", None)
+
+
+def test_a_job_id_leads_to_no_other_organisation():
+    job = open_job(config(), "other")
+    open_job(config(), "acme")
+    with pytest.raises(InvalidConfigError, match="job_id"):
+        find_config(f"../../other/jobs/{job.id}", "acme", None)
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "../a", "a.b", "-a", "a\n", "a" * 65, "ä"])
+def test_an_organisations_name_cannot_lead_elsewhere(name):
+    with pytest.raises(InvalidConfigError, match="organization"):
+        organization_folder(name)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=str(tmp_path / "file")):
+        open_job(config(output_dir=str(tmp_path / "file" / "deep")), "acme")
+
+
+@pytest.mark.parametrize(
+    ("base", "path", "name"),
+    [
+        ("examples/tiny_base", "data/orders.jsonl", "tiny_base-orders"),
+        ("org/Model-7B/", "a b?.csv", "Model-7B-a-b"),
+        ("m", "x" * 200 + ".json", ("m-" + "x" * 200)[:128]),
+    ],
+)
+def test_a_model_is_named_after_its_base_and_its_dataset(base, path, name):
+    value = {"model": {"name": base}, "dataset": {"path": path}}
+    assert model_name(PipelineConfig.parse(value)) == name
+    assert model_name(PipelineConfig.parse(value | {"registry": {"model_name": "own"}})) == "own"
