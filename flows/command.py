@@ -18,7 +18,7 @@ from rich.table import Table
 
 from finetune_core.config import PipelineConfig, Settings
 from finetune_core.config.pipeline import read_mapping
-from finetune_core.data.loading import find_reader
+from finetune_core.data.loading import find_files
 from finetune_core.exceptions import (
     Fault,
     FineTuneError,
@@ -203,7 +203,7 @@ def _check(config: PipelineConfig, organization: str) -> None:
     """
     for path in (config.dataset.path, config.dataset.validation_path):
         if path is not None:
-            find_reader(Path(path))
+            find_files(Path(path))
     find_model(config.model)
     check_writable(jobs_folder(organization, config.training.output_dir))
 

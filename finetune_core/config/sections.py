@@ -68,7 +68,7 @@ class DatasetConfig(Section):
     """The rows to learn from and the rows held out."""
 
     path: Name
-    """The training file: JSON, JSONL, CSV or Parquet."""
+    """The training file: JSON, JSONL, CSV (also .gz, .zst) or Parquet, or a folder of these."""
 
     source: DatasetSource = DatasetSource.LOCAL_FILE
     """Where the path leads."""
@@ -90,6 +90,9 @@ class DatasetConfig(Section):
 
     max_samples: int | None = Field(None, ge=1)
     """Read only so many rows of the training file, from the first on."""
+
+    max_unpacked_mb: int = setting("dataset.max_unpacked_mb")
+    """The MiB that one file may unpack to."""
 
     seed: int = Field(42, ge=0)
     """Decides which rows are held out."""

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from finetune_core.config.sections import DatasetConfig
 from finetune_core.data.formats import Format, Message, RowFault, find_format
 from finetune_core.data.ledger import LEDGER_SCHEMA, ROWS_SCHEMA, ParquetRows
-from finetune_core.data.loading import SourceRow, find_reader, read_rows
+from finetune_core.data.loading import SourceRow, find_files, read_rows
 from finetune_core.data.rules import RULES
 from finetune_core.exceptions import DatasetFormatError, EmptyDatasetError
 from finetune_core.storage import digest_file, digest_json, once
@@ -39,14 +39,14 @@ def sanitize(config: DatasetConfig, cache: Path) -> CleanData:
     files = {TRAINING: Path(config.path)}
     if config.validation_path:
         files[VALIDATION] = Path(config.validation_path)
-    for path in files.values():
-        find_reader(path)
-    digests = {name: (path.suffix, digest_file(path)) for name, path in files.items()}
+    digests = {name: _digests(path) for name, path in files.items()}
+    training = digests[TRAINING]
+    source_digest = training[0][1] if len(training) == 1 else digest_json(training)
     fields = config.model_dump(mode="json", exclude={"path", "validation_path"})
     key = digest_json({"files": digests, "config": fields, "version": VERSION})
 
     def build(folder: Path) -> CleanData:
-        return _write(config, files, digests[TRAINING][1], key, folder)
+        return _write(config, files, source_digest, key, folder)
 
     return once(cache / key, CleanData, build)
 
@@ -112,7 +112,7 @@ def _messages(
 ) -> Iterator[tuple[SourceRow, Format, list[Message]]]:
     """Each row of a file with its messages, in the format that the first row's columns show."""
     format_: Format | None = None
-    for row in read_rows(path, limit):
+    for row in read_rows(path, limit, config.max_unpacked_mb * 2**20):
         if format_ is None:
             format_ = find_format(row.values, config.input_field, config.output_field)
         try:
@@ -140,6 +140,11 @@ def _split(clean: Path, folder: Path, held_out: set[int]) -> tuple[int, int]:
                 counts[held] += 1
                 (validation if held else train).add(**row)
     return counts[0], counts[1]
+
+
+def _digests(path: Path) -> list[tuple[str, str]]:
+    """The ending, which decides how a file is read, and the sha256 of each file of a dataset."""
+    return [("".join(file.suffixes), digest_file(file)) for file in find_files(path)]
 
 
 def _draw(seed: int, messages: list[Message]) -> float:

@@ -61,7 +61,10 @@ class MlflowHub:
         """The server's address, or the command that starts one on the local file."""
         if self._artifacts is None:
             return self._uri
-        return f"mlflow ui --backend-store-uri {self._uri}"
+        file = Path(self._uri.removeprefix("sqlite:///"))
+        if file.is_relative_to(Path.cwd()):
+            file = file.relative_to(Path.cwd())
+        return f"mlflow ui --backend-store-uri sqlite:///{file}"
 
     def start_run(self, name: str, tags: Mapping[str, str]) -> str:
         """Opens a run in the organisation's experiment."""

@@ -101,7 +101,6 @@ def test_a_quote_that_is_never_closed_is_refused(tmp_path):
     ("name", "content", "problem"),
     [
         ("a.json", '{"a": 1}', "should hold a list of objects, found dict"),
-        ("a.json", '{"a": 1}\n{"a": 2}\n', "is not JSON"),
         ("a.parquet.jsonl", b"PAR1\x00\xff\xfe", "is not UTF-8 text"),
         ("a.csv", b"a,b\n\xff,1\n", "is not UTF-8 text"),
         ("a.txt", "a", "the ending .txt is not known"),
@@ -143,3 +142,79 @@ def test_a_path_to_nothing_or_to_a_folder_is_refused(tmp_path):
     for path in (tmp_path / "nope.jsonl", tmp_path):
         with pytest.raises(DatasetNotFoundError, match=str(path)):
             list(read_rows(path))
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+@pytest.mark.parametrize(("name", "content"), [each for each in CONTENTS if each[1] is not ROWS])
+def test_a_packed_file_gives_the_same_rows(tmp_path, name, content, ending):
+    path = tmp_path / f"{name}{ending}"
+    with pa.output_stream(str(path), compression={".gz": "gzip", ".zst": "zstd"}[ending]) as file:
+        file.write(content.encode())
+    assert [row.values for row in read_rows(path)] == ROWS
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_is_known_by_its_mark(tmp_path, encoding):
+    mark = "" if encoding == "utf-16" else "\ufeff"
+    path = write(tmp_path / "a.csv", (mark + CSV).encode(encoding))
+    assert [row.values for row in read_rows(path)] == ROWS
+
+
+def test_a_json_file_with_an_object_a_line_is_read_as_such(tmp_path):
+    path = write(tmp_path / "a.json", '{"a": 1}\n{"a": 2}\n')
+    assert list(read_rows(path)) == [(1, {"a": 1}), (2, {"a": 2})]
+    assert refusal(path, '{"a": 1}\n{"a"\n').startswith(", line 2: is not JSON")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_a_csv_delimiter_is_told_from_the_header(tmp_path, delimiter):
+    content = f'prompt{delimiter}completion\n"1, 2; 3|4\t5"{delimiter}6\n'
+    (row,) = read_rows(write(tmp_path / "a.csv", content))
+    assert row.values == {"prompt": "1, 2; 3|4\t5", "completion": "6"}
+
+
+def test_a_small_file_that_unpacks_to_a_large_one_is_refused(tmp_path):
+    path = tmp_path / "bomb.jsonl.gz"
+    with pa.output_stream(str(path), compression="gzip") as file:
+        for _ in range(64):
+            file.write(b" " * 2**20)
+    assert path.stat().st_size < 2**17
+    with pytest.raises(DatasetFormatError, match="unpacks to more than 8 MiB"):
+        list(read_rows(path, unpacked_limit=8 * 2**20))
+
+
+def test_a_file_that_is_not_packed_as_its_ending_says_is_refused(tmp_path):
+    for name in ("a.jsonl.gz", "a.jsonl.zst"):
+        assert refusal(tmp_path / name, '{"a": 1}').startswith(": cannot be read")
+
+
+def test_a_number_that_json_does_not_know_is_refused(tmp_path):
+    assert ", line 2: is not JSON (NaN" in refusal(tmp_path / "a.jsonl", '{"a": 1}\n{"a": NaN}\n')
+
+
+def test_the_files_of_a_folder_are_read_in_the_order_of_their_names(tmp_path):
+    write(tmp_path / "b.jsonl", '{"a": 3}\n')
+    write(tmp_path / "a.csv", "a\n1\n2\n")
+    write(tmp_path / "notes.txt", "not data")
+    assert list(read_rows(tmp_path)) == [(1, {"a": "1"}), (2, {"a": "2"}), (3, {"a": 3})]
+
+
+def test_a_fault_in_a_folder_is_named_by_its_file_and_line(tmp_path):
+    write(tmp_path / "a.jsonl", '{"a": 1}\n')
+    write(tmp_path / "b.jsonl", '{"a": 1}\noops\n')
+    with pytest.raises(DatasetFormatError, match=r"b\.jsonl, line 2"):
+        list(read_rows(tmp_path))
+
+
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
+    outside = write(tmp_path / "secret.jsonl", '{"a": 1}\n')
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "a.jsonl").symlink_to(outside)
+    with pytest.raises(DatasetFormatError, match="a link that leads out of the folder"):
+        list(read_rows(folder))
+
+
+def test_a_folder_without_data_is_no_dataset(tmp_path):
+    with pytest.raises(DatasetNotFoundError):
+        list(read_rows(tmp_path))
