@@ -72,12 +72,14 @@ def jobs_folder(organization: str, output_dir: Path | None) -> Path:
 
 
 def organization_folder(organization: str) -> Path:
-    """The folder of one organisation: its cache and its jobs, and nobody else's.
+    """Makes the folder of one organisation: its cache and its jobs, and nobody else's to read.
 
     Raises:
         InvalidConfigError: The name could lead out of the folder.
     """
-    return Settings().organization_folder(_plain("organization", organization))
+    folder = Settings().organization_folder(_plain("organization", organization))
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
 
 
 def _plain(field: str, name: str) -> str:

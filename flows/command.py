@@ -212,7 +212,7 @@ def _finetune(config: PipelineConfig, organization: str, job_id: str) -> JobResu
     """Runs the flow; where it stops for no fault of the input, says how it goes on."""
     from flows.finetune import finetune
 
-    _log_to_file()
+    _log_to_file()  # again: importing Prefect has put its own handlers in place
     folder = config.training.output_dir
     again = f"--resume {job_id}{f' --output {folder}' if folder else ''}"
     try:

@@ -30,13 +30,15 @@ class ProgressArtifact:
 
     def __call__(self, event: Event) -> None:
         """Shows a step of the training."""
-        if event["type"] != "step":
-            return
-        done = event["step"] == event["total_steps"]
-        if monotonic() < self._next and not done:
-            return
-        self._next = monotonic() + SECONDS_BETWEEN_UPDATES
-        percent = 100.0 * event["step"] / event["total_steps"]
+        if event["type"] == "step" and monotonic() >= self._next:
+            self._next = monotonic() + SECONDS_BETWEEN_UPDATES
+            self._show(100.0 * event["step"] / event["total_steps"])
+
+    def finished(self) -> None:
+        """Shows that all is done, early stopping or not."""
+        self._show(100.0)
+
+    def _show(self, percent: float) -> None:
         try:
             if self._id is None:
                 created = create_progress_artifact(

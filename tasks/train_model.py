@@ -41,13 +41,15 @@ def train_model(job: Job, config: PipelineConfig, tokens: TokenizedData) -> Trai
                 observer(event)
 
         with tracking.system_metrics():
-            return child.run(
+            trained = child.run(
                 "finetune_core.trainers.engine:train",
                 request,
                 TrainedCheckpoints,
                 folder=job.logs,
                 on_event=hear,
             )
+        artifact.finished()
+        return trained
 
     trained = run_stage(
         "train",

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import mlflow
 import pandas as pd
@@ -20,7 +21,13 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from sqlalchemy.exc import SQLAlchemyError
 
 from finetune_core.config.settings import Settings
-from finetune_core.exceptions import HubError, HubUnavailableError, VersionNotFoundError
+from finetune_core.exceptions import (
+    Fault,
+    HubError,
+    HubUnavailableError,
+    InvalidConfigError,
+    VersionNotFoundError,
+)
 from finetune_core.hub.ports import NewVersion, Point, Version
 
 # What MLflow says where its server is away, or answers nonsense.
@@ -45,6 +52,9 @@ class MlflowHub:
         self._experiment = organization
         self._artifacts: str | None = None
         self._uri = settings.tracking_uri or ""
+        if "@" in urlsplit(self._uri).netloc:
+            problem = "holds a password; use MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            raise InvalidConfigError([Fault("MLFLOW_TRACKING_URI", problem)])
         if not self._uri:
             folder = settings.organization_folder(organization) / "mlflow"
             folder.mkdir(parents=True, exist_ok=True)
@@ -117,10 +127,14 @@ class MlflowHub:
     @contextmanager
     def system_metrics(self, run_id: str) -> Iterator[None]:
         """Runs MLflow's own monitor, which samples in a thread and outlives a dead server."""
-        monitor: Any = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
-            run_id, sampling_interval=SAMPLING_SECONDS, resume_logging=True, tracking_uri=self._uri
-        )
-        monitor.start()
+        with _translated():
+            monitor: Any = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
+                run_id,
+                sampling_interval=SAMPLING_SECONDS,
+                resume_logging=True,
+                tracking_uri=self._uri,
+            )
+            monitor.start()
         try:
             yield
         finally:

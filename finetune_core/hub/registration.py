@@ -23,6 +23,7 @@ def register(hub: Hub, tracking: Tracking, card: Card) -> RegisteredVersion:
     Raises:
         HubUnavailableError: The hub is away.
     """
+    tracking.insist()
     tracking.tell_config(card.config)
     tracking.tell_data(card.config, card.clean, card.tokens)
     tracking.tell_training(card.trained)

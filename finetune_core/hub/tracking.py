@@ -12,8 +12,9 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 from finetune_core.child import Event, EventFile
 from finetune_core.config.pipeline import PipelineConfig
@@ -54,12 +55,15 @@ class Tracking:
         job: The job; its folder remembers what was told.
     """
 
+    # Whoever finds the hub away spares the job's other stages the wait to find it too.
+    _rest_until: ClassVar[dict[Path, float]] = {}
+
     def __init__(self, hub: Hub, job: Job) -> None:
         self._hub = hub
         self._job = job
         self._memory = job.folder / "tracking"
         self._memory.mkdir(parents=True, exist_ok=True)
-        self._rest_until = 0.0
+        self._next_sending = 0.0
 
     def run_id(self) -> str:
         """The job's run, opened where that has not been done yet.
@@ -107,8 +111,8 @@ class Tracking:
 
     def tell_event(self, event: Event) -> None:
         """Sends what the training has measured since the last sending, now and then."""
-        if time.monotonic() >= self._rest_until:
-            self._rest_until = time.monotonic() + SENDING_SECONDS
+        if time.monotonic() >= self._next_sending:
+            self._next_sending = time.monotonic() + SENDING_SECONDS
             self._try(self._send_events)
 
     def tell_training(self, trained: TrainedCheckpoints) -> None:
@@ -154,17 +158,13 @@ class Tracking:
     @contextmanager
     def system_metrics(self) -> Iterator[None]:
         """Samples the machine into the run while the block lasts."""
-        try:
-            context = self._hub.system_metrics(self.run_id())
-            context.__enter__()
-        except HubError as error:
-            log.warning("the machine is not sampled: %s", error)
+        with ExitStack() as stack:
+            self._try(lambda run_id: stack.enter_context(self._hub.system_metrics(run_id)))
             yield
-            return
-        try:
-            yield
-        finally:
-            context.__exit__(None, None, None)
+
+    def insist(self) -> None:
+        """Forgets that the hub was away: what comes next is tried again at once."""
+        self._rest_until.pop(self._memory, None)
 
     def _once(self, fact: str, tell: Callable[[str], None]) -> None:
         """Tells a fact unless it was told. Points go last: all else may be told twice unseen."""
@@ -172,12 +172,14 @@ class Tracking:
         if not marker.exists() and self._try(tell):
             marker.touch()
 
-    def _try(self, tell: Callable[[str], None]) -> bool:
+    def _try(self, tell: Callable[[str], object]) -> bool:
+        if time.monotonic() < self._rest_until.get(self._memory, 0.0):
+            return False
         try:
             tell(self.run_id())
         except HubError as error:
             log.warning("not tracked for now: %s", error)
-            self._rest_until = time.monotonic() + RESTING_SECONDS
+            self._rest_until[self._memory] = time.monotonic() + RESTING_SECONDS
             return False
         return True
 

@@ -34,6 +34,14 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("finetune")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _home(folder):
+    """A home of this module's own: what other modules have cached would be found there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINETUNE_HOME", str(folder / "home"))
+        yield
+
+
 @pytest.fixture(scope="module")
 def config(folder):
     return write_config(folder / "config.json")

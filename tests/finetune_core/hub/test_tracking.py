@@ -193,6 +193,7 @@ def test_a_hub_that_is_away_does_not_stop_a_job_and_misses_nothing(job, train, t
     tracking.end("FAILED")
     assert hub.runs == {}
     hub.away = False
+    tracking.insist()
     tell_all(tracking)
     there = MemoryHub()
     tell_all(Tracking(there, job.model_copy(update={"folder": copy_of(job)})))
@@ -222,6 +223,7 @@ def test_a_hub_that_goes_away_in_between_gets_the_rest_in_order(job, train, trai
     train(5)
     if killed:
         tracking = Tracking(hub, job)
+    tracking.insist()
     tracking.tell_training(trained)
     assert told_steps(hub) == steps(1, 2, 3, 4, 5)
 
@@ -257,7 +259,24 @@ def test_a_fact_that_broke_off_in_the_middle_is_told_once(job, train, trained):
     tracking = Tracking(hub, job)
     train(1)
     tracking.tell_training(trained)
+    tracking.insist()
     tracking.tell_training(trained)
     (run,) = hub.runs.values()
     assert "loss_curve.png" in run.files
     assert [point.name for point in run.points].count("train_seconds") == 1
+
+
+def test_a_hub_that_is_away_is_left_in_peace_for_a_while(job, train, trained):
+    class Counting(MemoryHub):
+        asked = 0
+
+        def start_run(self, name, tags):
+            self.asked += 1
+            return super().start_run(name, tags)
+
+    hub = Counting()
+    hub.away = True
+    train(1)
+    for _ in range(3):  # each stage makes a tracking of its own
+        Tracking(hub, job).tell_training(trained)
+    assert hub.asked == 1
