@@ -90,17 +90,24 @@ class StageRecord(Record):
 
 
 class CleanData(StageRecord):
-    """Sanitized rows: `train.parquet`, `validation.parquet` and the ledger of every row."""
+    """Sanitized rows: `train.parquet`, `validation.parquet` and the ledger of every row.
+
+    `rows` are those kept as they were, changed and dropped. Flagged ones are among the kept and
+    the changed, one row perhaps under several rules. `warnings` are of the data as a whole.
+    """
 
     source_digest: str
     digest: str
     format: str
     rows: int
     kept: int
+    changed: int = 0
     dropped: int
     dropped_by_rule: dict[str, int]
     train_rows: int
     validation_rows: int
+    flagged_by_rule: dict[str, int] = {}
+    warnings: list[str] = []
 
     @property
     def train(self) -> Path:

@@ -1,6 +1,6 @@
 """The task that sanitizes the dataset."""
 
-from prefect import task
+from prefect import get_run_logger, task
 
 from finetune_core.config import PipelineConfig
 from finetune_core.data.sanitize import sanitize
@@ -13,11 +13,16 @@ from tasks.stage import STAGE, run_stage
 def sanitize_data(job: Job, config: PipelineConfig) -> CleanData:
     """Any file → clean rows, held-out rows apart, and the ledger of every row."""
     cache = organization_folder(job.organization) / "cache" / "data"
-    return run_stage(
-        "sanitize",
-        lambda _: sanitize(config.dataset, cache),
-        lambda clean: (
-            f"{clean.rows:,} rows ({clean.format}): {clean.train_rows:,} to learn from, "
-            f"{clean.validation_rows:,} held out, {clean.dropped:,} dropped"
-        ),
+    clean = run_stage("sanitize", lambda _: sanitize(config.dataset, cache), _summary)
+    for warning in clean.warnings:
+        get_run_logger().warning("%s", warning)
+    return clean
+
+
+def _summary(clean: CleanData) -> str:
+    flagged = "".join(f", {n:,} flagged by {rule}" for rule, n in clean.flagged_by_rule.items())
+    return (
+        f"{clean.rows:,} rows ({clean.format}): {clean.train_rows:,} to learn from, "
+        f"{clean.validation_rows:,} held out, {clean.changed:,} changed, "
+        f"{clean.dropped:,} dropped{flagged}"
     )

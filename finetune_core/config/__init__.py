@@ -2,6 +2,7 @@
 
 from finetune_core.config.builder import ConfigBuilder
 from finetune_core.config.pipeline import PipelineConfig
+from finetune_core.config.sanitizing import SanitizeConfig
 from finetune_core.config.sections import (
     DatasetConfig,
     EvaluationConfig,
@@ -21,6 +22,7 @@ __all__ = [
     "ModelConfig",
     "PipelineConfig",
     "RegistryConfig",
+    "SanitizeConfig",
     "Settings",
     "TokenizationConfig",
     "TrainingConfig",

@@ -13,13 +13,13 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, model
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from finetune_core.config.defaults import check_defaults
+from finetune_core.config.section import Section
 from finetune_core.config.sections import (
     DatasetConfig,
     EvaluationConfig,
     LoraConfig,
     ModelConfig,
     RegistryConfig,
-    Section,
     TokenizationConfig,
     TrainingConfig,
 )
@@ -221,8 +221,7 @@ def _again(details: Any) -> InitErrorDetails:
 def _fault(details: Any) -> Fault:
     """One fault, in words that name the value."""
     names = [str(part) for part in details["loc"]]
-    # Pydantic appends the branch of a union that it tried: `int`, `literal['auto']`.
-    path = ".".join(names[:2] if len(names) > 2 and not names[2].isdigit() else names)
+    path = _path(names)
     if details["type"] == "missing":
         return Fault(path, "is required")
     if details["type"] == "extra_forbidden":
@@ -231,6 +230,20 @@ def _fault(details: Any) -> Fault:
         return Fault(path, details["msg"])
     message = details["msg"].removeprefix("Input ").removeprefix("Value error, ")
     return Fault(path, f"{message} (got {details['input']!r})")
+
+
+def _path(names: list[str]) -> str:
+    """A field's path, without the branch of a union that pydantic appends: `int`, `list[str]`."""
+    kept: list[str] = []
+    section: type[Section] | None = PipelineConfig
+    for name in names:
+        if section is None and not name.isdigit():
+            break
+        kept.append(name)
+        field = section.model_fields.get(name) if section else None
+        inner = field.annotation if field else None
+        section = inner if isinstance(inner, type) and issubclass(inner, Section) else None
+    return ".".join(kept)
 
 
 def _suggestion(names: list[str]) -> str:

@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from finetune_core.config.defaults import setting, setting_or_auto, within
+from finetune_core.config.sanitizing import SanitizeConfig
+from finetune_core.config.section import Section
 from finetune_core.types import (
     DatasetSource,
     EvaluationMetric,
@@ -33,19 +35,6 @@ Alias = Annotated[
     AfterValidator(_free_alias),
 ]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-
-
-class Section(BaseModel):
-    """A part of the config: frozen, and without room for a mistyped name."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        populate_by_name=True,
-        use_attribute_docstrings=True,
-        validate_default=True,
-        protected_namespaces=(),
-    )
 
 
 class ModelConfig(Section):
@@ -96,6 +85,9 @@ class DatasetConfig(Section):
 
     seed: int = Field(42, ge=0)
     """Decides which rows are held out."""
+
+    sanitize: SanitizeConfig = Field(default_factory=SanitizeConfig)
+    """What each rule does with the rows that it meets."""
 
 
 class TokenizationConfig(Section):

@@ -1,4 +1,8 @@
-"""The ledger: what became of every input row, and why, with the row itself where it was dropped."""
+"""The ledger: what became of every input row, and why, with the row itself unless it was kept.
+
+Personal data and secrets never stand here in clear: what the config has a rule for, were it only
+to flag it, is redacted in `original` too. Such a row is the one that cannot be read back whole.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +17,28 @@ LEDGER_SCHEMA = pa.schema(
     [
         pa.field("file", pa.string()),  # training | validation: the file that the row stood in
         pa.field("row", pa.int64()),  # its number there, counted from 1
-        pa.field("outcome", pa.string()),  # kept | dropped
+        pa.field("outcome", pa.string()),  # kept | changed | dropped
+        # The rules that found something, by comma and in order; the last one dropped a dropped row.
         pa.field("rule", pa.string()),
-        pa.field("detail", pa.string()),
-        pa.field("original", pa.string()),  # a dropped row as JSON, so that it is not lost
+        pa.field("detail", pa.string()),  # what each of them found, by semicolon
+        pa.field("original", pa.string()),  # a changed or dropped row as JSON
     ]
 )
 
-MESSAGE_TYPE = pa.struct([("role", pa.string()), ("content", pa.string()), ("trained", pa.bool_())])
+MESSAGE_TYPE = pa.struct(
+    [
+        ("role", pa.string()),
+        ("content", pa.string()),
+        ("trained", pa.bool_()),
+        ("tool_calls", pa.string()),
+    ]
+)
 ROWS_SCHEMA = pa.schema(
     [
         pa.field("file", pa.string()),
         pa.field("row", pa.int64()),
         pa.field("messages", pa.list_(MESSAGE_TYPE)),
+        pa.field("tools", pa.string()),  # what the conversation may call, as JSON
     ]
 )
 

@@ -1,30 +1,39 @@
-"""Sanitize: any file → clean rows in one form, held-out rows apart, and a ledger of every row."""
+"""Sanitize: any file → clean rows in one form, held-out rows apart, and a ledger of every row.
+
+Rows stream through; of those gone by, only digests, signatures and lots are held.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finetune_core.config.sections import DatasetConfig
 from finetune_core.data.formats import Format, Message, RowFault, find_format
 from finetune_core.data.ledger import LEDGER_SCHEMA, ROWS_SCHEMA, ParquetRows
 from finetune_core.data.loading import SourceRow, find_files, read_rows
-from finetune_core.data.rules import RULES
+from finetune_core.data.rules import make_leaks, make_rules
+from finetune_core.data.rules.label_imbalance import LabelImbalance
+from finetune_core.data.rules.personal_data import redact_all
+from finetune_core.data.rules.unicode import repair_row
+from finetune_core.data.rules.verdict import Rule, Verdict
 from finetune_core.exceptions import DatasetFormatError, EmptyDatasetError
 from finetune_core.storage import digest_file, digest_json, once
 from finetune_core.types import CleanData
 
-VERSION = 1  # raise it when the same input gives other rows than before
+VERSION = 2  # raise it when the same input gives other rows than before
 
 TRAINING, VALIDATION = "training", "validation"
 
 
 def sanitize(config: DatasetConfig, cache: Path) -> CleanData:
-    """Reads the dataset, drops what cannot teach, and holds rows out for validation.
+    """Reads the dataset, mends and drops rows as the rules say, and holds rows out for validation.
 
     The folder's name is the digest of the input's bytes and of this config section, so equal
     input is sanitized once.
@@ -37,8 +46,8 @@ def sanitize(config: DatasetConfig, cache: Path) -> CleanData:
         DatasetError: The file is not there, cannot be read, or has no usable row.
     """
     files = {TRAINING: Path(config.path)}
-    if config.validation_path:
-        files[VALIDATION] = Path(config.validation_path)
+    if config.validation_path:  # comes first: training rows are compared with it
+        files = {VALIDATION: Path(config.validation_path), **files}
     digests = {name: _digests(path) for name, path in files.items()}
     training = digests[TRAINING]
     source_digest = training[0][1] if len(training) == 1 else digest_json(training)
@@ -54,35 +63,47 @@ def sanitize(config: DatasetConfig, cache: Path) -> CleanData:
 def _write(
     config: DatasetConfig, files: dict[str, Path], source_digest: str, key: str, folder: Path
 ) -> CleanData:
-    kept: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
+    flagged: Counter[str] = Counter()
     draws: dict[int, float] = {}
     format_name = ""
+    leaks = make_leaks(config.sanitize) if VALIDATION in files else {}
+    labels = LabelImbalance(config.sanitize.label_imbalance)
+    redact = redact_all(config.sanitize)
     clean = folder / "clean.parquet"
     with (
         ParquetRows(clean, ROWS_SCHEMA) as rows,
         ParquetRows(folder / "ledger.parquet", LEDGER_SCHEMA) as ledger,
     ):
         for file, path in files.items():
-            rules = {name: make() for name, make in RULES.items()}
+            rules = make_rules(config.sanitize)
+            for name, leak in leaks.items():
+                rules[name] = leak.check if file == TRAINING else leak.remember
             limit = config.max_samples if file == TRAINING else None
-            for row, format_, messages in _messages(path, config, limit):
-                format_name = format_name or format_.name
-                for name, rule in rules.items():
-                    if reason := rule(row.number, messages):
-                        dropped[name] += 1
-                        original = json.dumps(row.values, default=str)
-                        ledger.add(
-                            file=file, row=row.number, outcome="dropped",
-                            rule=name, detail=reason, original=original,
-                        )  # fmt: skip
-                        break
-                else:
-                    kept[file] += 1
-                    if file == TRAINING:
-                        draws[row.number] = _draw(config.seed, messages)
-                    rows.add(file=file, row=row.number, messages=messages)
-                    ledger.add(file=file, row=row.number, outcome="kept")
+            for row, format_, messages, tools in _conversations(path, config, limit):
+                judged = _judge(rules, row.number, messages)
+                format_name = format_
+                outcomes[judged.outcome] += 1
+                ledger.add(
+                    file=file,
+                    row=row.number,
+                    outcome=judged.outcome,
+                    rule=", ".join(judged.verdicts) or None,
+                    detail="; ".join(each.detail for each in judged.verdicts.values()) or None,
+                    original=None if judged.outcome == "kept" else _original(row, redact),
+                )
+                if judged.outcome == "dropped":
+                    dropped[list(judged.verdicts)[-1]] += 1
+                    continue
+                flagged.update(n for n, each in judged.verdicts.items() if each.action == "flag")
+                messages = judged.messages
+                if config.system_prompt:
+                    messages = [_system(config.system_prompt), *messages]
+                if file == TRAINING:
+                    draws[row.number] = _draw(config.seed, messages)
+                    labels.add(messages)
+                rows.add(file=file, row=row.number, messages=messages, tools=tools)
     held_out = set() if VALIDATION in files else _held_out(draws, config.validation_ratio)
     train_rows, validation_rows = _split(clean, folder, held_out)
     clean.unlink()
@@ -98,18 +119,63 @@ def _write(
         source_digest=source_digest,
         digest=key,
         format=format_name,
-        rows=kept.total() + dropped.total(),
-        kept=kept.total(),
-        dropped=dropped.total(),
+        rows=outcomes.total(),
+        kept=outcomes["kept"],
+        changed=outcomes["changed"],
+        dropped=outcomes["dropped"],
         dropped_by_rule=dict(dropped),
+        flagged_by_rule=dict(flagged),
+        warnings=labels.warnings(),
         train_rows=train_rows,
         validation_rows=validation_rows,
     )
 
 
-def _messages(
-    path: Path, config: DatasetConfig, limit: int | None
-) -> Iterator[tuple[SourceRow, Format, list[Message]]]:
+class _Judgement(NamedTuple):
+    """What the rules make of a row; `messages` are what it goes on as, unless it is dropped."""
+
+    outcome: Literal["kept", "changed", "dropped"]
+    verdicts: dict[str, Verdict]
+    messages: list[Message]
+
+
+def _judge(rules: Mapping[str, Rule], number: int, messages: list[Message]) -> _Judgement:
+    outcome: Literal["kept", "changed"] = "kept"
+    verdicts: dict[str, Verdict] = {}
+    for name, rule in rules.items():
+        verdict = rule(number, messages)
+        if verdict is None:
+            continue
+        verdicts[name] = verdict
+        if verdict.action == "drop":
+            return _Judgement("dropped", verdicts, messages)
+        if verdict.messages is not None:
+            outcome, messages = "changed", verdict.messages
+    return _Judgement(outcome, verdicts, messages)
+
+
+def _original(row: SourceRow, redact: Callable[[Any], Any]) -> str:
+    """The row as JSON, with what is personal redacted."""
+    # Broken text can hide it from the search: then the repaired row stands for the broken one.
+    repaired = repair_row(row.values)
+    redacted = redact(repaired)
+    return json.dumps(redact(row.values) if redacted == repaired else redacted, default=str)
+
+
+def _system(prompt: str) -> Message:
+    return Message(role="system", content=prompt, trained=False, tool_calls=None)
+
+
+class _Conversation(NamedTuple):
+    """A row in the one form."""
+
+    row: SourceRow
+    format: str
+    messages: list[Message]
+    tools: str | None
+
+
+def _conversations(path: Path, config: DatasetConfig, limit: int | None) -> Iterator[_Conversation]:
     """Each row of a file with its messages, in the format that the first row's columns show."""
     format_: Format | None = None
     for row in read_rows(path, limit, config.max_unpacked_mb * 2**20):
@@ -119,26 +185,39 @@ def _messages(
             missing = [column for column in format_.columns if column not in row.values]
             if missing:
                 raise RowFault(f"has no field {missing[0]!r}, which the first row has")
-            messages = format_.to_messages(row.values)
+            messages, tools = format_.to_messages(row.values), format_.tools(row.values)
         except RowFault as fault:
             raise DatasetFormatError(f"{path}, row {row.number}: {fault}") from None
-        if config.system_prompt:
-            system = Message(role="system", content=config.system_prompt, trained=False)
-            messages.insert(0, system)
-        yield row, format_, messages
+        if config.sanitize.unicode != "change":
+            _check_encodable(path, row.number, messages)
+        yield _Conversation(row, format_.name, messages, tools)
+
+
+def _check_encodable(path: Path, number: int, messages: list[Message]) -> None:
+    try:
+        for message in messages:
+            message["content"].encode()
+    except UnicodeEncodeError:
+        raise DatasetFormatError(
+            f"{path}, row {number}: has half a character (a lone surrogate)",
+            hint="dataset.sanitize.unicode: change puts U+FFFD in its place.",
+        ) from None
 
 
 def _split(clean: Path, folder: Path, held_out: set[int]) -> tuple[int, int]:
     counts = [0, 0]
     with (
-        ParquetRows(folder / "train.parquet", ROWS_SCHEMA) as train,
-        ParquetRows(folder / "validation.parquet", ROWS_SCHEMA) as validation,
+        pq.ParquetWriter(folder / "train.parquet", ROWS_SCHEMA) as train,
+        pq.ParquetWriter(folder / "validation.parquet", ROWS_SCHEMA) as validation,
     ):
         for batch in pq.ParquetFile(clean).iter_batches(1000):
-            for row in batch.to_pylist():
-                held = row["file"] == VALIDATION or row["row"] in held_out
-                counts[held] += 1
-                (validation if held else train).add(**row)
+            places = zip(batch["file"].to_pylist(), batch["row"].to_pylist(), strict=True)
+            held = [file == VALIDATION or row in held_out for file, row in places]
+            for part, writer in enumerate((train, validation)):
+                rows = batch.filter(pa.array([each == part for each in held]))
+                counts[part] += rows.num_rows
+                if rows.num_rows:
+                    writer.write_batch(rows)
     return counts[0], counts[1]
 
 

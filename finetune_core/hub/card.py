@@ -83,7 +83,10 @@ def write_card(card: Card, model_name: str, path: Path) -> None:
         ("file", Path(config.dataset.path).name),
         ("sha256", clean.source_digest),
         ("format", clean.format),
-        ("rows", f"{clean.rows}: {clean.kept} kept, {clean.dropped} dropped"),
+        (
+            "rows",
+            f"{clean.rows}: {clean.kept} kept, {clean.changed} changed, {clean.dropped} dropped",
+        ),
         ("learned from", f"{card.tokens.train_split.rows} rows"),
         ("held out", f"{card.tokens.validation_split.rows} rows"),
         ("tokens trained on", str(card.trained.trained_tokens)),

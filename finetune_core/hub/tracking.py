@@ -99,7 +99,7 @@ class Tracking:
                 context="training",
             )
             self._hub.log_file(run_id, clean.ledger, "data")
-            counts = {"rows": clean.rows, "kept": clean.kept, "dropped": clean.dropped}
+            counts = {name: getattr(clean, name) for name in ("rows", "kept", "changed", "dropped")}
             splits = {"train": tokens.train_split, "validation": tokens.validation_split}
             for name, split in splits.items():
                 counts[f"{name}_rows"] = split.rows

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from finetune_core.data.formats import RowFault, find_format
@@ -25,6 +27,14 @@ PAIR = [("user", "q", False), ("assistant", "a", True)]
         ({"question": "q", "answer": "a", "id": 5}, "question_answer", PAIR),
         ({"instruction": "q", "output": "a"}, "alpaca", PAIR),
         ({"instruction": "q", "response": "a", "input": ""}, "alpaca", PAIR),
+        (
+            {
+                "system": "s",
+                "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}],
+            },
+            "sharegpt",
+            [("system", "s", False), *PAIR],
+        ),
         (
             {"instruction": "do", "input": "this", "output": "a"},
             "alpaca",
@@ -99,3 +109,63 @@ def test_a_label_that_is_no_text_is_written_out(value, text):
 def test_a_row_that_does_not_fit_says_which_field(row, problem):
     with pytest.raises(RowFault, match=problem):
         said(row)
+
+
+CALL = {"name": "weather", "arguments": {"town": "Porto"}}
+AS_CHATS_HAVE_IT = [{"type": "function", "function": CALL}]
+
+
+def test_sharegpt_calls_and_their_answers_are_calls_and_tool_turns():
+    row = {
+        "conversations": [
+            {"from": "human", "value": "Rain in Porto?"},
+            {"from": "function_call", "value": json.dumps(CALL)},
+            {"from": "observation", "value": "yes"},
+            {"from": "gpt", "value": "It rains."},
+        ],
+        "tools": json.dumps([{"name": "weather"}]),
+    }
+    found = find_format(row, None, None)
+    messages = found.to_messages(row)
+    assert [m["role"] for m in messages] == ["user", "assistant", "tool", "assistant"]
+    assert [m["trained"] for m in messages] == [False, True, False, True]
+    assert json.loads(messages[1]["tool_calls"]) == AS_CHATS_HAVE_IT
+    assert [m["content"] for m in messages] == ["Rain in Porto?", "", "yes", "It rains."]
+    assert json.loads(found.tools(row)) == [{"name": "weather"}]
+
+
+def test_a_chats_calls_are_kept_beside_its_text():
+    turn = {"role": "assistant", "content": "Let me see.", "tool_calls": AS_CHATS_HAVE_IT}
+    row = {"messages": [{"role": "user", "content": "Rain?"}, turn]}
+    (_, answer) = find_format(row, None, None).to_messages(row)
+    assert answer["content"] == "Let me see."
+    assert json.loads(answer["tool_calls"]) == AS_CHATS_HAVE_IT
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"conversations": [{"from": "robot", "value": "a"}]}, "turn 1 needs a 'from'"),
+        ({"conversations": "hello"}, "should be a list"),
+        ({"conversations": [{"from": "function_call", "value": "{"}]}, "is not JSON"),
+        ({"conversations": [], "tools": "{"}, "field 'tools' is not JSON"),
+    ],
+)
+def test_what_is_wrong_in_a_sharegpt_row_is_named(row, problem):
+    found = find_format(row, None, None)
+
+    def read():
+        return found.to_messages(row), found.tools(row)
+
+    with pytest.raises(RowFault, match=problem):
+        read()
+
+
+def test_preferences_are_refused_by_their_name():
+    with pytest.raises(NoTextColumnsError, match="rows of preferences"):
+        find_format(["conversations", "chosen", "rejected"], None, None)
+
+
+def test_a_column_that_is_called_tools_by_chance_is_none_of_ours():
+    row = {"prompt": "q", "completion": "a", "tools": "hammer"}
+    assert find_format(row, None, None).tools(row) is None
