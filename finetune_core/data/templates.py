@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from finetune_core.data.formats import Message
+from finetune_core.data.formats import Message, user
 from finetune_core.exceptions import TemplateError
 from finetune_core.types import Template
 
@@ -24,28 +25,54 @@ class Renderer(Protocol):
             generation_prompt: Whether the text ends where an assistant's turn would begin.
         """
 
+    def with_tools(self, tools: str | None) -> Renderer:
+        """The renderer of a conversation that may call tools.
+
+        Args:
+            tools: A JSON list of them, or nothing.
+
+        Raises:
+            TemplateError: The texts have no place for tools.
+        """
+
 
 class ChatRenderer:
     """The tokenizer's own chat template, unchanged."""
 
     name = Template.CHAT.value
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, tools: str | None = None) -> None:
         self.end: str = tokenizer.eos_token
         self._tokenizer = tokenizer
+        self._tools = json.loads(tools) if tools else None
 
     def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
         """The messages in the template; a template that refuses them says why."""
-        import jinja2
-
-        turns = [{"role": m["role"], "content": m["content"]} for m in messages]
+        turns: list[dict[str, Any]] = []
+        for message in messages:
+            turns.append({"role": message["role"], "content": message["content"]})
+            if message["tool_calls"]:
+                turns[-1]["tool_calls"] = json.loads(message["tool_calls"])
         try:
             text: str = self._tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=generation_prompt
+                turns,
+                tools=self._tools,
+                tokenize=False,
+                add_generation_prompt=generation_prompt,
             )
-        except jinja2.TemplateError as error:
+        except Exception as error:  # a template is code: it raises whatever it stumbles over
             raise TemplateError(f"the chat template refuses the messages: {error}") from error
         return text
+
+    def with_tools(self, tools: str | None) -> ChatRenderer:
+        """The renderer that also writes the tools, where the template does."""
+        if tools is None:
+            return self
+        renderer = ChatRenderer(self._tokenizer, tools)
+        probe = [user("?")]
+        if renderer.render(probe) == self.render(probe):
+            raise TemplateError("the chat template has no place for the tools that the row names")
+        return renderer
 
 
 class PlainRenderer:
@@ -66,6 +93,12 @@ class PlainRenderer:
             parts.append(message["content"])
             parts.append(self.end if message["role"] == "assistant" else "\n")
         return "".join(parts)
+
+    def with_tools(self, tools: str | None) -> PlainRenderer:
+        """Itself: plain text has no place for tools."""
+        if tools is not None:
+            raise TemplateError("plain text has no place for the tools that the row names")
+        return self
 
 
 def make_renderer(template: Template, tokenizer: Any) -> Renderer:

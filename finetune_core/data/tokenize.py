@@ -18,7 +18,7 @@ from finetune_core.models.source import digest_tokenizer, find_model
 from finetune_core.storage import digest_json, once
 from finetune_core.types import CleanData, Record, TokenizedData, TokenizedSplit
 
-VERSION = 1  # raise it when the same rows give other tokens than before
+VERSION = 2  # raise it when the same rows give other tokens than before
 BATCH = 1000
 
 SCHEMA = pa.schema(
@@ -136,7 +136,7 @@ def _tokenized(
     masked = []
     for row in rows:
         try:
-            masked.append(mask(row["messages"], renderer))
+            masked.append(mask(row["messages"], renderer.with_tools(row["tools"])))
         except TemplateError as error:
             raise TemplateError(f"row {row['row']}: {error.message}", hint=error.hint) from error
     encoded = tokenizer(

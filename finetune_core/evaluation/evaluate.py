@@ -15,6 +15,7 @@ from datasets import Dataset
 
 from finetune_core.child import Emit
 from finetune_core.data.collate import Collator
+from finetune_core.data.masks import mask
 from finetune_core.data.templates import make_renderer
 from finetune_core.data.tokenize import load_tokenizer
 from finetune_core.evaluation import metrics
@@ -118,8 +119,10 @@ def _questions(request: EvaluateRequest, tokenizer: Any) -> Iterator[Question]:
             count += 1
             messages = row["messages"]
             last = max(number for number, turn in enumerate(messages) if turn["trained"])
-            prompt = renderer.render(messages[:last], generation_prompt=True)
-            yield Question(row["row"], prompt, messages[last]["content"])
+            asked = renderer.with_tools(row["tools"])
+            text, (*_, span) = mask(messages[: last + 1], asked)
+            answer = text[span.start : span.end].removesuffix(asked.end)
+            yield Question(row["row"], text[: span.start], answer)
 
 
 def _loss(
