@@ -5,10 +5,12 @@ from __future__ import annotations
 import typer
 
 from finetune_core import __version__
+from finetune_service.cli import data
 from flows.command import run
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 app.command("train")(run)
+app.add_typer(data.app, name="data")
 
 
 @app.callback()

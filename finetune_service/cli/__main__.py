@@ -1,0 +1,5 @@
+"""python -m finetune_service.cli."""
+
+from finetune_service.cli import main
+
+main()

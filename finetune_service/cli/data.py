@@ -1,0 +1,111 @@
+"""finetune-cli data: look at a dataset before it costs anything."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from finetune_core import child
+from finetune_core.config import PipelineConfig
+from finetune_core.data.check import CheckReport, CheckRequest
+from finetune_core.data.check_page import facts, page, verdict
+from finetune_core.jobs import organization_folder
+from flows.command import report_errors
+
+app = typer.Typer(no_args_is_help=True, help="Look at a dataset before it costs anything.")
+BAR = 30  # characters of the longest bar of the histogram
+
+
+@app.callback()
+def root() -> None:
+    """Look at a dataset before it costs anything."""
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="The file or folder to check.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="The model that is to learn from it.")
+    ] = None,
+    validation: Annotated[
+        str | None, typer.Option("--validation", help="A file of held-out rows.")
+    ] = None,
+    input_field: Annotated[
+        str | None, typer.Option("--input-field", help="The column of the prompt.")
+    ] = None,
+    output_field: Annotated[
+        str | None, typer.Option("--output-field", help="The column of the answer.")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option("--max-length", help="The tokens that a row may have.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write a page.")] = None,
+    organization: Annotated[
+        str, typer.Option("--organization", help="Whose data it is.")
+    ] = "local",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on standard output.")
+    ] = False,
+) -> None:
+    """Say what training on a file would see: rows, tokens, what is trained, what is doubtful."""
+
+    def work() -> None:
+        given = {
+            "dataset": {
+                "path": str(file),
+                "validation_path": validation,
+                "input_field": input_field,
+                "output_field": output_field,
+            },
+            "model": {"name": model} if model else {},
+            "tokenization": {"max_length": max_length} if max_length else {},
+        }
+        config = PipelineConfig.parse(given)
+        folder = organization_folder(organization)
+        request = CheckRequest(
+            dataset=config.dataset,
+            model=config.model,
+            tokenization=config.tokenization,
+            cache=folder / "cache",
+        )
+        report = child.run(
+            "finetune_core.data.check:check", request, CheckReport, folder=folder / "checks"
+        )
+        if html:
+            html.write_text(page(report, file.name))
+        if as_json:
+            sys.stdout.write(json.dumps(report.model_dump(mode="json"), indent=2) + "\n")
+        else:
+            _show(report)
+
+    report_errors(work, as_json=as_json)
+
+
+def _show(report: CheckReport) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table(show_header=False, box=None)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for fact in facts(report):
+        table.add_row(*fact)
+    console.print(table)
+    highest = max(report.tokens.histogram)
+    width = report.tokens.longest / len(report.tokens.histogram)
+    for number, count in enumerate(report.tokens.histogram, start=1):
+        bar = "█" * -(-count * BAR // highest)
+        console.print(f"  ≤ {number * width:>7,.0f} tokens  {bar} {count:,}")
+    for number, pieces in enumerate(report.samples, start=1):
+        text = Text()
+        for piece in pieces:
+            text.append(piece.text, style="bold green" if piece.trained else "dim")
+        console.rule(f"row {number}: what is trained is green", align="left")
+        console.print(text)
+    console.rule()
+    console.print(f"verdict  {verdict(report)}")

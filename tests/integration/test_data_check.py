@@ -1,0 +1,93 @@
+"""finetune-cli data check: what a person and a machine are told about a file."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+def check(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "finetune_service.cli", "data", "check", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """Ten rows, of which one is empty, one stands twice, and two are far too long."""
+    rows = [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(6)]
+    rows += [{"prompt": "none", "completion": " "}, rows[0]]
+    rows += [{"prompt": f"long {n}", "completion": "word " * 500} for n in range(2)]
+    path = tmp_path_factory.mktemp("check") / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(file):
+    return file.with_suffix(".html")
+
+
+@pytest.fixture(scope="module")
+def report(file, page):
+    done = check(file, "--max-length", 64, "--html", page, "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return json.loads(done.stdout)
+
+
+def test_the_counts_add_up_to_the_rows_of_the_file(report):
+    assert report["rows"] == 10 == report["kept"] + report["changed"] + report["dropped"]
+    assert {rule: counts["dropped"] for rule, counts in report["rules"].items()} == {
+        "duplicate": 1,
+        "empty": 1,
+    }
+    assert report["train_rows"] + report["validation_rows"] + report["tokens"]["too_long"] == 8
+    assert sum(report["tokens"]["histogram"]) == 6
+    assert report["formats"] == ["prompt_completion"]
+
+
+def test_what_is_doubtful_is_said_with_its_numbers(report):
+    assert report["verdict"] == "doubtful"
+    assert "2 of 10 rows dropped" in report["reasons"]
+    assert "2 rows longer than 64 tokens, left out" in report["reasons"]
+
+
+def test_rows_are_shown_as_the_model_reads_them(report):
+    for sample in report["samples"]:
+        trained = [piece["text"] for piece in sample if piece["trained"]]
+        assert len(trained) == 1
+        assert trained[0].startswith("answer ")
+        assert trained[0].endswith("<|end|>")
+
+
+def test_the_page_marks_what_is_trained(report, page):
+    assert f"<mark>{report['samples'][0][1]['text'].replace('<', '&lt;').replace('>', '&gt;')}" in (
+        page.read_text()
+    )
+
+
+def test_a_person_sees_a_verdict_last(orders):
+    done = check(orders)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "verdict  good"
+    assert "1,200 (prompt_completion)" in done.stdout
+
+
+def test_a_file_that_cannot_teach_is_refused(tmp_path):
+    path = tmp_path / "empty.csv"
+    path.write_text("prompt,completion\n")
+    done = check(path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "has no rows" in done.stderr
