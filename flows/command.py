@@ -30,34 +30,25 @@ from finetune_core.hub.card import JobResult
 from finetune_core.jobs import check_writable, find_config, jobs_folder
 from finetune_core.models.source import find_model
 from finetune_core.types import new_job_id
+from flows import options
 
 
 def run(
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="A YAML or JSON config; flags go over it.")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="A model's folder, or its id on the hub.")
-    ] = None,
+    model: options.Model = None,
     dataset: Annotated[
         str | None,
         typer.Option("--dataset", "-d", help="The training file: JSON, JSONL, CSV, Parquet."),
     ] = None,
-    validation: Annotated[
-        str | None, typer.Option("--validation", help="A file of held-out rows.")
-    ] = None,
-    input_field: Annotated[
-        str | None, typer.Option("--input-field", help="The column of the prompt.")
-    ] = None,
-    output_field: Annotated[
-        str | None, typer.Option("--output-field", help="The column of the answer.")
-    ] = None,
+    validation: options.Validation = None,
+    input_field: options.InputField = None,
+    output_field: options.OutputField = None,
     max_samples: Annotated[
         int | None, typer.Option("--max-samples", help="Read only so many rows.")
     ] = None,
-    max_length: Annotated[
-        int | None, typer.Option("--max-length", help="The tokens that a row may have.")
-    ] = None,
+    max_length: options.MaxLength = None,
     method: Annotated[str | None, typer.Option("--method", help="What is tuned: lora.")] = None,
     epochs: Annotated[
         int | None, typer.Option("--epochs", "-e", help="Passes over the rows.")
@@ -94,13 +85,11 @@ def run(
     name: Annotated[
         str | None, typer.Option("--name", help="The job's and the registered model's name.")
     ] = None,
-    organization: Annotated[str, typer.Option("--organization", help="Whose job it is.")] = "local",
+    organization: options.Organization = "local",
     resume: Annotated[
         str | None, typer.Option("--resume", help="Go on with a job that stopped, by its id.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on standard output.")
-    ] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Fine-tune a model, compare it with its base and register it."""
     names = target_modules.split(",") if target_modules else None

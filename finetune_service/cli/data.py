@@ -17,6 +17,7 @@ from finetune_core.config import PipelineConfig
 from finetune_core.data.check import CheckReport, CheckRequest
 from finetune_core.data.check_page import facts, page, verdict
 from finetune_core.jobs import organization_folder
+from flows import options
 from flows.command import report_errors
 
 app = typer.Typer(no_args_is_help=True, help="Look at a dataset before it costs anything.")
@@ -31,28 +32,14 @@ def root() -> None:
 @app.command()
 def check(
     file: Annotated[Path, typer.Argument(help="The file or folder to check.")],
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="The model that is to learn from it.")
-    ] = None,
-    validation: Annotated[
-        str | None, typer.Option("--validation", help="A file of held-out rows.")
-    ] = None,
-    input_field: Annotated[
-        str | None, typer.Option("--input-field", help="The column of the prompt.")
-    ] = None,
-    output_field: Annotated[
-        str | None, typer.Option("--output-field", help="The column of the answer.")
-    ] = None,
-    max_length: Annotated[
-        int | None, typer.Option("--max-length", help="The tokens that a row may have.")
-    ] = None,
+    model: options.Model = None,
+    validation: options.Validation = None,
+    input_field: options.InputField = None,
+    output_field: options.OutputField = None,
+    max_length: options.MaxLength = None,
     html: Annotated[Path | None, typer.Option("--html", help="Also write a page.")] = None,
-    organization: Annotated[
-        str, typer.Option("--organization", help="Whose data it is.")
-    ] = "local",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on standard output.")
-    ] = False,
+    organization: options.Organization = "local",
+    as_json: options.AsJson = False,
 ) -> None:
     """Say what training on a file would see: rows, tokens, what is trained, what is doubtful."""
 

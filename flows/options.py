@@ -1,0 +1,21 @@
+"""The options that several commands share, so that they read alike everywhere."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str | None, typer.Option("--model", "-m", help="A model's folder, or its id on the hub.")
+]
+Validation = Annotated[str | None, typer.Option("--validation", help="A file of held-out rows.")]
+InputField = Annotated[str | None, typer.Option("--input-field", help="The column of the prompt.")]
+OutputField = Annotated[
+    str | None, typer.Option("--output-field", help="The column of the answer.")
+]
+MaxLength = Annotated[
+    int | None, typer.Option("--max-length", help="The tokens that a row may have.")
+]
+Organization = Annotated[str, typer.Option("--organization", help="Whose job and data it is.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
