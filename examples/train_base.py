@@ -25,11 +25,18 @@ MAX_LENGTH = 2048
 # with a generation prompt is a prefix of the rendering of the first k + 1.
 CHAT_TEMPLATE = """\
 {{- bos_token }}
+{%- if tools %}
+    {{- "<|start|>system\\nTools: " ~ (tools | tojson) ~ eos_token ~ "\\n" }}
+{%- endif %}
 {%- for message in messages %}
     {%- if message.role not in ["system", "user", "assistant", "tool"] %}
         {{- raise_exception("unknown role: " ~ message.role) }}
     {%- endif %}
-    {{- "<|start|>" ~ message.role ~ "\\n" ~ message.content ~ eos_token ~ "\\n" }}
+    {{- "<|start|>" ~ message.role ~ "\\n" ~ message.content }}
+    {%- if message.tool_calls %}
+        {{- message.tool_calls | tojson }}
+    {%- endif %}
+    {{- eos_token ~ "\\n" }}
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- "<|start|>assistant\\n" }}

@@ -67,7 +67,8 @@ class Format:
             RowFault: They are not JSON.
         """
         value = row.get("tools") if self.has_tools else None
-        return json_text(value, "field 'tools'") if value else None
+        text = json_text(value, "field 'tools'") if value else "[]"
+        return None if text == "[]" else text
 
 
 def user(content: str) -> Message:

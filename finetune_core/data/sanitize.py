@@ -27,7 +27,7 @@ from finetune_core.exceptions import DatasetFormatError, EmptyDatasetError
 from finetune_core.storage import digest_file, digest_json, once
 from finetune_core.types import CleanData
 
-VERSION = 2  # raise it when the same input gives other rows than before
+VERSION = 3  # raise it when the same input gives other rows than before
 
 TRAINING, VALIDATION = "training", "validation"
 

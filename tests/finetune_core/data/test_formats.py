@@ -166,6 +166,12 @@ def test_preferences_are_refused_by_their_name():
         find_format(["conversations", "chosen", "rejected"], None, None)
 
 
+@pytest.mark.parametrize("value", ["[]", [], "", None])
+def test_no_tools_are_none(value):
+    row = {"conversations": [], "tools": value}
+    assert find_format(row, None, None).tools(row) is None
+
+
 def test_a_column_that_is_called_tools_by_chance_is_none_of_ours():
     row = {"prompt": "q", "completion": "a", "tools": "hammer"}
     assert find_format(row, None, None).tools(row) is None

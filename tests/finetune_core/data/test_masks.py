@@ -200,6 +200,7 @@ def test_an_answer_begins_where_its_generation_prompt_ends(tokenizer):
 CALLS = written(
     "{{ m.content }}{% for c in m.tool_calls %}<call>{{ c.function | tojson }}</call>{% endfor %}"
 )
+TEXT_ALONE = written("{{ m.content }}")
 CALL = '[{"type": "function", "function": {"name": "weather", "arguments": {"city": "Köln"}}}]'
 
 
@@ -220,8 +221,7 @@ def test_the_calls_of_an_answer_are_trained(tokenizer, content):
     ],
 )
 def test_a_call_that_is_not_or_cannot_be_written_is_refused(tokenizer, template, call, problem):
-    if END in call:
-        tokenizer.chat_template = CALLS
+    tokenizer.chat_template = CALLS if END in call else TEXT_ALONE
     messages = [turn("user", "q"), {**turn("assistant", "a"), "tool_calls": call}]
     with pytest.raises(TemplateError, match=problem):
         trained_runs(messages, tokenizer, template)
@@ -280,7 +280,7 @@ TOOLS = '[{"type": "function", "function": {"name": "weather"}}]'
 
 def test_tools_are_written_where_the_template_has_a_place_for_them(tokenizer):
     tokenizer.chat_template = (
-        "{% if tools %}TOOLS {{ tools[0].function.name }}\n{% endif %}" + tokenizer.chat_template
+        "{% if tools %}TOOLS {{ tools[0].function.name }}\n{% endif %}" + TEXT_ALONE
     )
     renderer = make_renderer(Template.CHAT, tokenizer)
     text, (span,) = mask(chat("q", "a"), renderer.with_tools(TOOLS))
@@ -293,5 +293,6 @@ def test_tools_are_written_where_the_template_has_a_place_for_them(tokenizer):
 
 @pytest.mark.parametrize("template", [Template.CHAT, Template.PLAIN])
 def test_tools_that_would_be_left_out_are_refused(tokenizer, template):
+    tokenizer.chat_template = TEXT_ALONE
     with pytest.raises(TemplateError, match="no place for the tools"):
         make_renderer(template, tokenizer).with_tools(TOOLS)
