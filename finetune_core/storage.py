@@ -57,6 +57,11 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
+def from_here(path: Path) -> Path:
+    """A path as a person writes it: short where it lies below the working folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 @contextmanager
 def new_folder(final: Path) -> Iterator[Path]:
     """Gives a temporary folder that becomes `final`, whole, when the block ends well.

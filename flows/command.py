@@ -29,6 +29,7 @@ from finetune_core.exceptions import (
 from finetune_core.hub.card import JobResult
 from finetune_core.jobs import check_writable, find_config, jobs_folder
 from finetune_core.models.source import find_model
+from finetune_core.storage import from_here
 from finetune_core.types import new_job_id
 from flows import options
 
@@ -265,6 +266,6 @@ def _print_table(result: JobResult, seconds: float) -> None:
     console.print(table)
     version = result.registered
     console.print(f"job         {result.job.id}, {seconds:.0f} s")
-    console.print(f"adapter     {os.path.relpath(result.chosen.folder)}")
+    console.print(f"adapter     {from_here(result.chosen.folder)}")
     console.print(f"registered  {version.model_name}@{version.version} as {version.alias}")
     console.print(f"compare     {open_hub(result.job.organization).look()}")

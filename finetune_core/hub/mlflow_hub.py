@@ -29,6 +29,7 @@ from finetune_core.exceptions import (
     VersionNotFoundError,
 )
 from finetune_core.hub.ports import NewVersion, Point, Version
+from finetune_core.storage import from_here
 
 # What MLflow says where its server is away, or answers nonsense.
 AWAY = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED"}
@@ -72,9 +73,7 @@ class MlflowHub:
         if self._artifacts is None:
             return self._uri
         file = Path(self._uri.removeprefix("sqlite:///"))
-        if file.is_relative_to(Path.cwd()):
-            file = file.relative_to(Path.cwd())
-        return f"mlflow ui --backend-store-uri sqlite:///{file}"
+        return f"mlflow ui --backend-store-uri sqlite:///{from_here(file)}"
 
     def start_run(self, name: str, tags: Mapping[str, str]) -> str:
         """Opens a run in the organisation's experiment."""
