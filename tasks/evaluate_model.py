@@ -2,15 +2,13 @@
 
 from prefect import task
 
-from finetune_core import child
 from finetune_core.config import PipelineConfig
 from finetune_core.evaluation.request import EvaluateRequest
 from finetune_core.hub import open_hub
 from finetune_core.hub.tracking import Tracking
-from finetune_core.storage import finished
 from finetune_core.types import ChosenCheckpoint, CleanData, EvaluationReport, Job, TokenizedData
 from tasks.artifacts import publish_report
-from tasks.stage import STAGE, run_stage, worth_a_retry
+from tasks.stage import STAGE, run_in_child, run_stage, worth_a_retry
 from tasks.terminal import Terminal
 
 
@@ -33,12 +31,13 @@ def evaluate_model(
     )
 
     def work(terminal: Terminal) -> EvaluationReport:
-        return finished(request.output, EvaluationReport) or child.run(
+        return run_in_child(
             "finetune_core.evaluation.evaluate:evaluate",
             request,
             EvaluationReport,
-            folder=job.logs,
-            on_event=terminal,
+            final=request.output,
+            job=job,
+            terminal=terminal,
         )
 
     report = run_stage(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
 
 from prefect import get_run_logger
 from prefect.cache_policies import NO_CACHE
 
+from finetune_core import child
 from finetune_core.exceptions import InputError
-from finetune_core.types import StageRecord
+from finetune_core.storage import finished
+from finetune_core.types import Job, Record, StageRecord
 from tasks.terminal import Terminal
 
 R = TypeVar("R", bound=StageRecord)
@@ -29,6 +32,15 @@ def worth_a_retry(task: Any, task_run: Any, state: Any) -> bool:
     except Exception:
         return True
     return False
+
+
+def run_in_child(
+    target: str, request: Record, record_type: type[R], *, final: Path, job: Job, terminal: Terminal
+) -> R:
+    """Runs a stage's function in a child process, unless its folder `final` is already whole."""
+    return finished(final, record_type) or child.run(
+        target, request, record_type, folder=job.logs, on_event=terminal
+    )
 
 
 def run_stage(verb: str, work: Callable[[Terminal], R], summary: Callable[[R], str]) -> R:

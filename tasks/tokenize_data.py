@@ -2,13 +2,13 @@
 
 from prefect import task
 
-from finetune_core import child
 from finetune_core.config import PipelineConfig
 from finetune_core.data.tokenize import TokenizeRequest
+from finetune_core.hub import open_hub
+from finetune_core.hub.tracking import Tracking
 from finetune_core.jobs import organization_folder
-from finetune_core.storage import finished
 from finetune_core.types import CleanData, Job, TokenizedData
-from tasks.stage import STAGE, run_stage
+from tasks.stage import STAGE, run_in_child, run_stage
 from tasks.terminal import Terminal
 
 
@@ -23,12 +23,13 @@ def tokenize_data(job: Job, config: PipelineConfig, clean: CleanData) -> Tokeniz
     )
 
     def work(terminal: Terminal) -> TokenizedData:
-        return finished(request.folder, TokenizedData) or child.run(
+        return run_in_child(
             "finetune_core.data.tokenize:tokenize",
             request,
             TokenizedData,
-            folder=job.logs,
-            on_event=terminal,
+            final=request.folder,
+            job=job,
+            terminal=terminal,
         )
 
     def summary(tokens: TokenizedData) -> str:
@@ -39,4 +40,6 @@ def tokenize_data(job: Job, config: PipelineConfig, clean: CleanData) -> Tokeniz
             f"{f', {left_out:,} rows too long' if left_out else ''}"
         )
 
-    return run_stage("tokenize", work, summary)
+    tokens = run_stage("tokenize", work, summary)
+    Tracking(open_hub(job.organization), job).tell_data(config, clean, tokens)
+    return tokens

@@ -71,6 +71,11 @@ class Format:
         return None if text == "[]" else text
 
 
+def system(content: str) -> Message:
+    """A turn that sets the scene."""
+    return Message(role="system", content=content, trained=False, tool_calls=None)
+
+
 def user(content: str) -> Message:
     """A turn that is read, not learned."""
     return Message(role="user", content=content, trained=False, tool_calls=None)
@@ -144,8 +149,8 @@ def _sharegpt(row: Row) -> list[Message]:
     if not isinstance(turns, (list, tuple)):
         raise RowFault(f"field 'conversations' should be a list, found {type(turns).__name__}")
     messages = []
-    if system := row.get("system"):
-        messages.append(Message(role="system", content=system, trained=False, tool_calls=None))
+    if scene := row.get("system"):
+        messages.append(system(scene))
     for number, turn in enumerate(turns, start=1):
         sender = turn.get("from") if isinstance(turn, Mapping) else None
         if sender not in SHAREGPT_ROLES:

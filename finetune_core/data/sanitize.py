@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finetune_core.config.sections import DatasetConfig
-from finetune_core.data.formats import Format, Message, RowFault, find_format
+from finetune_core.data.formats import Format, Message, RowFault, find_format, system
 from finetune_core.data.ledger import LEDGER_SCHEMA, ROWS_SCHEMA, ParquetRows
 from finetune_core.data.loading import SourceRow, find_files, read_rows
 from finetune_core.data.rules import make_leaks, make_rules
@@ -99,7 +99,7 @@ def _write(
                 flagged.update(n for n, each in judged.verdicts.items() if each.action == "flag")
                 messages = judged.messages
                 if config.system_prompt:
-                    messages = [_system(config.system_prompt), *messages]
+                    messages = [system(config.system_prompt), *messages]
                 if file == TRAINING:
                     draws[row.number] = _draw(config.seed, messages)
                     labels.add(messages)
@@ -160,10 +160,6 @@ def _original(row: SourceRow, redact: Callable[[Any], Any]) -> str:
     repaired = repair_row(row.values)
     redacted = redact(repaired)
     return json.dumps(redact(row.values) if redacted == repaired else redacted, default=str)
-
-
-def _system(prompt: str) -> Message:
-    return Message(role="system", content=prompt, trained=False, tool_calls=None)
 
 
 class _Conversation(NamedTuple):

@@ -60,7 +60,8 @@ def tokenize(request: TokenizeRequest, emit: Emit) -> TokenizedData:
         TemplateError: The trained tokens cannot be told from the chat template.
         EmptyDatasetError: No row fits into the length limit.
     """
-    return once(request.folder, TokenizedData, lambda folder: _write(request, emit, folder))
+    final = request.folder
+    return once(final, TokenizedData, lambda folder: _write(request, final.name, emit, folder))
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -80,7 +81,7 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def _write(request: TokenizeRequest, emit: Emit, folder: Path) -> TokenizedData:
+def _write(request: TokenizeRequest, key: str, emit: Emit, folder: Path) -> TokenizedData:
     source = find_model(request.model)
     tokenizer = load_tokenizer(source)
     renderer = make_renderer(request.tokenization.template, tokenizer)
@@ -97,7 +98,7 @@ def _write(request: TokenizeRequest, emit: Emit, folder: Path) -> TokenizedData:
             )
     return TokenizedData(
         folder=folder,
-        digest=request.folder.name,
+        digest=key,
         tokenizer_digest=digest_tokenizer(source),
         template=renderer.name,
         train_split=splits["train"],

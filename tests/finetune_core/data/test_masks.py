@@ -8,17 +8,9 @@ from finetune_core.data.masks import Span, labels, mask
 from finetune_core.data.templates import make_renderer
 from finetune_core.exceptions import TemplateError
 from finetune_core.types import Template
+from tests.finetune_core.data.turns import turn
 
 END = "<|end|>"
-
-
-def turn(role, content, trained=None):
-    return {
-        "role": role,
-        "content": content,
-        "trained": role == "assistant" if trained is None else trained,
-        "tool_calls": None,
-    }
 
 
 def chat(*contents):

@@ -19,6 +19,7 @@ from finetune_core.data.templates import make_renderer
 from finetune_core.data.tokenize import load_tokenizer
 from finetune_core.exceptions import TemplateError
 from finetune_core.types import Template
+from tests.finetune_core.data.turns import turn
 
 NO_THOUGHT = "<think>\n\n</think>\n\n"
 BAR = "\uff5c"  # a wide one, as DeepSeek's special tokens have it
@@ -91,15 +92,6 @@ SHAPES = {
 }
 
 END = "[END]"  # stands for the template's end token
-
-
-def turn(role, content, trained=None):
-    return {
-        "role": role,
-        "content": content,
-        "trained": role == "assistant" if trained is None else trained,
-        "tool_calls": None,
-    }
 
 
 def chat(*contents):
