@@ -24,6 +24,21 @@ class DatasetSource(str, Enum):
     """Where a dataset's name leads."""
 
     LOCAL_FILE = "local_file"
+    HUB = "hub"
+
+
+class DatasetFormat(str, Enum):
+    """What a row looks like; `finetune_core.data.formats` reads each."""
+
+    CHAT = "chat"
+    SHAREGPT = "sharegpt"
+    ALPACA = "alpaca"
+    PROMPT_COMPLETION = "prompt_completion"
+    TEXT_LABEL = "text_label"
+    QUESTION_ANSWER = "question_answer"
+    QUESTION_QUERY = "question_query"
+    TEXT = "text"
+    PREFERENCE = "preference"
 
 
 class Precision(str, Enum):
@@ -51,6 +66,19 @@ class EvaluationMetric(str, Enum):
     ROUGE_2 = "rouge2"
     ROUGE_L = "rougeL"
     BLEU = "bleu"
+
+
+class TooLong(str, Enum):
+    """What becomes of a row that has more tokens than it may.
+
+    An answer is never cut: `truncate_left` shortens a prompt at its beginning, `truncate_right`
+    at its end. `split` makes several rows, between turns or anywhere in a plain text.
+    """
+
+    DROP = "drop"
+    TRUNCATE_LEFT = "truncate_left"
+    TRUNCATE_RIGHT = "truncate_right"
+    SPLIT = "split"
 
 
 class Template(str, Enum):
@@ -89,25 +117,37 @@ class StageRecord(Record):
     cached: bool = False
 
 
-class CleanData(StageRecord):
-    """Sanitized rows: `train.parquet`, `validation.parquet` and the ledger of every row.
+class Ledgered(StageRecord):
+    """What a stage has made of the input's rows, one by one in `ledger`.
 
     `rows` are those kept as they were, changed and dropped. Flagged ones are among the kept and
-    the changed, one row perhaps under several rules. `warnings` are of the data as a whole.
+    the changed, one row perhaps under several rules.
     """
+
+    rows: int
+    kept: int
+    changed: int
+    dropped: int
+    dropped_by_rule: dict[str, int]
+    changed_by_rule: dict[str, int]
+    flagged_by_rule: dict[str, int]
+
+    @property
+    def ledger(self) -> Path:
+        """What became of each input row, and why."""
+        return self.folder / "ledger.parquet"
+
+
+class CleanData(Ledgered):
+    """Sanitized rows, a Parquet file a split. `warnings` are of the data as a whole."""
 
     source_digest: str
     digest: str
     format: str
-    rows: int
-    kept: int
-    changed: int = 0
-    dropped: int
-    dropped_by_rule: dict[str, int]
     train_rows: int
     validation_rows: int
-    flagged_by_rule: dict[str, int] = {}
-    warnings: list[str] = []
+    evaluation_rows: int
+    warnings: list[str]
 
     @property
     def train(self) -> Path:
@@ -116,33 +156,34 @@ class CleanData(StageRecord):
 
     @property
     def validation(self) -> Path:
-        """The rows held out."""
+        """The rows held out, by which the best checkpoint is chosen."""
         return self.folder / "validation.parquet"
 
     @property
-    def ledger(self) -> Path:
-        """What became of each input row, and why."""
-        return self.folder / "ledger.parquet"
+    def evaluation(self) -> Path:
+        """The rows of the evaluation file; none where none was given."""
+        return self.folder / "evaluation.parquet"
 
 
 class TokenizedSplit(Record):
-    """The counts of one tokenized split. `too_long` are the input's row numbers left out."""
+    """The counts of one tokenized split; `too_long` rows were left out."""
 
     rows: int
     tokens: int
     trained_tokens: int
     longest: int
-    too_long: list[int]
+    too_long: int
 
 
-class TokenizedData(StageRecord):
-    """Token ids and labels of both splits, as memory-mapped Arrow files."""
+class TokenizedData(Ledgered):
+    """Token ids and labels, as memory-mapped Arrow files; the ledger holds sanitizing's too."""
 
     digest: str
     tokenizer_digest: str
     template: str
     train_split: TokenizedSplit
     validation_split: TokenizedSplit
+    evaluation_split: TokenizedSplit | None
 
     @property
     def train(self) -> Path:
@@ -151,8 +192,18 @@ class TokenizedData(StageRecord):
 
     @property
     def validation(self) -> Path:
-        """The tokens held out."""
+        """The tokens held out, by which the best checkpoint is chosen."""
         return self.folder / "validation.arrow"
+
+    @property
+    def measured(self) -> Path:
+        """The tokens that models are compared on: the evaluation file's, or those held out."""
+        return self.folder / "evaluation.arrow" if self.evaluation_split else self.validation
+
+    @property
+    def report(self) -> Path:
+        """What a check says of the data, as JSON."""
+        return self.folder / "report.json"
 
 
 class TrainedCheckpoints(StageRecord):

@@ -34,7 +34,7 @@ def finetune(
         tokens = tokenize_data(job, config, clean)
         trained = train_model(job, config, tokens)
         chosen = choose_checkpoint(job, trained)
-        report = evaluate_model(job, config, clean, tokens, chosen)
+        report = evaluate_model(job, config, tokens, chosen)
         card = Card(
             job=job,
             config=config,

@@ -13,7 +13,9 @@ from prefect.artifacts import (
 )
 
 from finetune_core.child import Event
-from finetune_core.types import EvaluationReport, Job
+from finetune_core.data.report import read_report
+from finetune_core.data.report_page import markdown
+from finetune_core.types import EvaluationReport, Job, TokenizedData
 
 SECONDS_BETWEEN_UPDATES = 2.0
 
@@ -51,14 +53,21 @@ class ProgressArtifact:
             log.warning("progress is not shown in Prefect: %s", error)
 
 
+def publish_data(job: Job, tokens: TokenizedData) -> None:
+    """Shows what was found in the data."""
+    _publish(job, "data", markdown(read_report(tokens.report)))
+
+
 def publish_report(job: Job, report: EvaluationReport) -> None:
-    """Shows the report."""
+    """Shows the report of the evaluation."""
+    _publish(job, "report", report.markdown.read_text())
+
+
+def _publish(job: Job, name: str, text: str) -> None:
     try:
-        create_markdown_artifact(
-            report.markdown.read_text(), key=_key(job, "report"), description=job.name
-        )
+        create_markdown_artifact(text, key=_key(job, name), description=job.name)
     except Exception as error:
-        log.warning("the report is not shown in Prefect: %s", error)
+        log.warning("the %s is not shown in Prefect: %s", name, error)
 
 
 def _key(job: Job, name: str) -> str:

@@ -6,7 +6,7 @@ from finetune_core.config import PipelineConfig
 from finetune_core.evaluation.request import EvaluateRequest
 from finetune_core.hub import open_hub
 from finetune_core.hub.tracking import Tracking
-from finetune_core.types import ChosenCheckpoint, CleanData, EvaluationReport, Job, TokenizedData
+from finetune_core.types import ChosenCheckpoint, EvaluationReport, Job, TokenizedData
 from tasks.artifacts import publish_report
 from tasks.stage import STAGE, run_in_child, run_stage, worth_a_retry
 from tasks.terminal import Terminal
@@ -16,13 +16,11 @@ from tasks.terminal import Terminal
 def evaluate_model(
     job: Job,
     config: PipelineConfig,
-    clean: CleanData,
     tokens: TokenizedData,
     chosen: ChosenCheckpoint,
 ) -> EvaluationReport:
     """Base and tuned model on the held-out rows → a report."""
     request = EvaluateRequest(
-        clean=clean,
         tokens=tokens,
         chosen=chosen,
         model=config.model,

@@ -3,17 +3,38 @@
 from prefect import get_run_logger, task
 
 from finetune_core.config import PipelineConfig
-from finetune_core.data.sanitize import sanitize
+from finetune_core.data.sanitize import SanitizeRequest
+from finetune_core.exceptions import DatasetFormatError
 from finetune_core.jobs import organization_folder
-from finetune_core.types import CleanData, Job
-from tasks.stage import STAGE, run_stage
+from finetune_core.types import CleanData, DatasetFormat, Job
+from tasks.stage import STAGE, run_in_child, run_stage
+from tasks.terminal import Terminal
 
 
 @task(name="sanitize", **STAGE)
 def sanitize_data(job: Job, config: PipelineConfig) -> CleanData:
     """Any file → clean rows, held-out rows apart, and the ledger of every row."""
-    cache = organization_folder(job.organization) / "cache" / "data"
-    clean = run_stage("sanitize", lambda _: sanitize(config.dataset, cache), _summary)
+    request = SanitizeRequest(
+        dataset=config.dataset, cache=organization_folder(job.organization) / "cache" / "data"
+    )
+
+    def work(terminal: Terminal) -> CleanData:
+        return run_in_child(
+            "finetune_core.data.sanitize:sanitize",
+            request,
+            CleanData,
+            final=request.folder,
+            job=job,
+            terminal=terminal,
+        )
+
+    clean = run_stage("sanitize", work, _summary)
+    if clean.format == DatasetFormat.PREFERENCE.value:
+        raise DatasetFormatError(
+            f"{config.dataset.path} has rows of preferences, from which no method learns yet",
+            hint="To learn the chosen answers alone, name two columns by --input-field and "
+            "--output-field.",
+        )
     for warning in clean.warnings:
         get_run_logger().warning("%s", warning)
     return clean

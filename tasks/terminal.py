@@ -50,7 +50,7 @@ class Terminal:
     def __call__(self, event: Event) -> None:
         """Shows an event of a child process."""
         if event["type"] == "progress":
-            self._progress.update(self._bar, completed=event["done"], total=event["total"])
+            self._progress.update(self._bar, completed=event["done"], total=event.get("total"))
         elif event["type"] in ("began", "step"):
             facts = ""
             if "train_loss" in event:

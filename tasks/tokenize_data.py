@@ -8,8 +8,11 @@ from finetune_core.hub import open_hub
 from finetune_core.hub.tracking import Tracking
 from finetune_core.jobs import organization_folder
 from finetune_core.types import CleanData, Job, TokenizedData
+from tasks.artifacts import publish_data
 from tasks.stage import STAGE, run_in_child, run_stage
 from tasks.terminal import Terminal
+
+SAID = {"too_long": "too long", "template": "refused by the template"}
 
 
 @task(name="tokenize", **STAGE)
@@ -19,6 +22,7 @@ def tokenize_data(job: Job, config: PipelineConfig, clean: CleanData) -> Tokeniz
         clean=clean,
         model=config.model,
         tokenization=config.tokenization,
+        sanitize=config.dataset.sanitize,
         cache=organization_folder(job.organization) / "cache" / "tokens",
     )
 
@@ -34,12 +38,16 @@ def tokenize_data(job: Job, config: PipelineConfig, clean: CleanData) -> Tokeniz
 
     def summary(tokens: TokenizedData) -> str:
         split = tokens.train_split
-        left_out = len(split.too_long) + len(tokens.validation_split.too_long)
+        rules = {**tokens.changed_by_rule, **tokens.dropped_by_rule}
+        found = "".join(
+            f", {rules[rule]:,} rows {words}" for rule, words in SAID.items() if rule in rules
+        )
         return (
             f"{split.tokens:,} tokens, {split.trained_tokens / split.tokens:.0%} of them trained"
-            f"{f', {left_out:,} rows too long' if left_out else ''}"
+            f"{found}"
         )
 
     tokens = run_stage("tokenize", work, summary)
+    publish_data(job, tokens)
     Tracking(open_hub(job.organization), job).tell_data(config, clean, tokens)
     return tokens

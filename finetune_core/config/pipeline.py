@@ -30,6 +30,7 @@ from finetune_core.exceptions import (
     InvalidConfigError,
     MissingConfigError,
 )
+from finetune_core.types import DatasetSource
 
 INCOMPATIBLE = "incompatible"
 
@@ -188,6 +189,18 @@ def _exclusions(sections: Mapping[str, Section]) -> list[Fault]:
         if dataset.input_field and dataset.input_field == dataset.output_field:
             problem = f"is the same column as output_field ({dataset.input_field})"
             faults.append(Fault("dataset.input_field", problem))
+        if dataset.input_field and dataset.format:
+            faults.append(Fault("dataset.format", "is told already by input_field"))
+        for name in ("validation", "evaluation"):
+            file, split = getattr(dataset, f"{name}_path"), getattr(dataset, f"{name}_split")
+            if file and split:
+                faults.append(Fault(f"dataset.{name}_split", f"is told already by {name}_path"))
+        if dataset.source is not DatasetSource.HUB:
+            faults += [
+                Fault(f"dataset.{name}", "is for the source hub")
+                for name in ("subset", "revision", "validation_split", "evaluation_split")
+                if getattr(dataset, name)
+            ]
     if isinstance(training, TrainingConfig):
         batch, micro = training.batch_size, training.micro_batch_size
         if batch != "auto" and micro != "auto" and (micro > batch or batch % micro):

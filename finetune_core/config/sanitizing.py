@@ -43,6 +43,15 @@ class SanitizeConfig(Section):
     empty: Filter = "drop"
     """Rows without a prompt, or with an answer to be learned that says nothing."""
 
+    roles: Filter = "flag"
+    """Turns out of order: an answer before a question, two of one role, a late system turn."""
+
+    language: Filter = "off"
+    """Rows in another language than `languages` name."""
+
+    languages: tuple[str, ...] = ()
+    """The languages that rows may have, as ISO 639-1 writes them: en, de."""
+
     duplicate: Filter = "drop"
     """Rows that say what an earlier row said, but for white space and forms of Unicode."""
 
@@ -53,10 +62,10 @@ class SanitizeConfig(Section):
     """Rows nearly the same as an earlier one."""
 
     leak: Filter = "drop"
-    """Training rows that also stand in the validation file."""
+    """Training rows that also stand in the validation or the evaluation file."""
 
     near_leak: Filter = "off"
-    """Training rows nearly the same as one of the validation file."""
+    """Training rows nearly the same as one of these files."""
 
     near_threshold: float = setting("sanitize.near_threshold")
     """How much two rows share that are nearly the same: of their runs of five words, so much."""

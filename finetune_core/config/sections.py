@@ -12,11 +12,13 @@ from finetune_core.config.defaults import setting, setting_or_auto, within
 from finetune_core.config.sanitizing import SanitizeConfig
 from finetune_core.config.section import Section
 from finetune_core.types import (
+    DatasetFormat,
     DatasetSource,
     EvaluationMetric,
     Precision,
     Scheduler,
     Template,
+    TooLong,
     TrainingMethod,
 )
 
@@ -54,19 +56,42 @@ class ModelConfig(Section):
 
 
 class DatasetConfig(Section):
-    """The rows to learn from and the rows held out."""
+    """The rows to learn from, and those that are held out to choose and to measure by."""
 
     path: Name
-    """The training file: JSON, JSONL, CSV (also .gz, .zst) or Parquet, or a folder of these."""
+    """The training file: JSON, JSONL, CSV (also .gz, .zst) or Parquet, or a folder of these; for
+    the source hub, the dataset's id."""
 
     source: DatasetSource = DatasetSource.LOCAL_FILE
     """Where the path leads."""
 
+    subset: str | None = None
+    """The hub dataset's subset, where it has several."""
+
+    split: Name = "train"
+    """The hub dataset's split to learn from."""
+
+    revision: str | None = None
+    """The hub dataset's revision: a branch, a tag or a commit."""
+
     validation_path: str | None = None
-    """A file of held-out rows; without it, a share of the training rows is held out."""
+    """A file of held-out rows, by which the best checkpoint is chosen; without it, a share of
+    the training rows is held out."""
+
+    validation_split: str | None = None
+    """The same, as a split of the hub dataset."""
 
     validation_ratio: float = setting("dataset.validation_ratio")
-    """The share of rows held out where there is no validation file."""
+    """The share of rows held out where there is neither."""
+
+    evaluation_path: str | None = None
+    """A file of rows on which base and tuned model are compared; without it, the held-out rows."""
+
+    evaluation_split: str | None = None
+    """The same, as a split of the hub dataset."""
+
+    format: DatasetFormat | None = None
+    """What a row looks like; found from the columns' names where it is not given."""
 
     input_field: str | None = None
     """The column of the prompt; found from the columns' names where it is not given."""
@@ -94,7 +119,13 @@ class TokenizationConfig(Section):
     """How rows become tokens."""
 
     max_length: int = setting("tokenization.max_length")
-    """The tokens that a row may have; longer rows are left out, and listed."""
+    """The tokens that a row may have."""
+
+    too_long: TooLong = TooLong.DROP
+    """What becomes of longer rows."""
+
+    refused: Literal["error", "drop"] = "error"
+    """What becomes of a row from which the template cannot tell the trained tokens."""
 
     template: Template = setting("tokenization.template")
     """chat: the tokenizer's chat template; plain: prompt, newline, answer; auto: what there is."""

@@ -18,6 +18,7 @@ LIBRARY_DEFAULTS = {
     # One default MLflow call to a dead server blocks for 246 s.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",
     "TOKENIZERS_PARALLELISM": "true",
 }
 

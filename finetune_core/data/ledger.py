@@ -6,71 +6,80 @@ to flag it, is redacted in `original` too. Such a row is the one that cannot be 
 
 from __future__ import annotations
 
-from pathlib import Path
-from types import TracebackType
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+
+KEPT, CHANGED, DROPPED = "kept", "changed", "dropped"
+OUTCOMES = {"drop": DROPPED, "change": CHANGED, "flag": KEPT}
+COMMA = ", "
+SIGNS = {"rule": COMMA, "action": COMMA, "detail": "; "}  # between what several rules found
 
 LEDGER_SCHEMA = pa.schema(
     [
-        pa.field("file", pa.string()),  # training | validation: the file that the row stood in
+        pa.field("file", pa.string()),  # training | validation | evaluation: where the row stood
         pa.field("row", pa.int64()),  # its number there, counted from 1
         pa.field("outcome", pa.string()),  # kept | changed | dropped
         # The rules that found something, by comma and in order; the last one dropped a dropped row.
         pa.field("rule", pa.string()),
+        pa.field("action", pa.string()),  # what each of them did, by comma: flag | change | drop
         pa.field("detail", pa.string()),  # what each of them found, by semicolon
         pa.field("original", pa.string()),  # a changed or dropped row as JSON
     ]
 )
 
-MESSAGE_TYPE = pa.struct(
-    [
-        ("role", pa.string()),
-        ("content", pa.string()),
-        ("trained", pa.bool_()),
-        ("tool_calls", pa.string()),
-    ]
-)
-ROWS_SCHEMA = pa.schema(
-    [
-        pa.field("file", pa.string()),
-        pa.field("row", pa.int64()),
-        pa.field("messages", pa.list_(MESSAGE_TYPE)),
-        pa.field("tools", pa.string()),  # what the conversation may call, as JSON
-    ]
-)
+
+class Finding(NamedTuple):
+    """What a rule did with a row, and why."""
+
+    rule: str
+    action: str
+    detail: str
 
 
-class ParquetRows:
-    """Writes rows to a Parquet file as they come, a batch at a time."""
+def joined(findings: Sequence[Sequence[Finding]]) -> dict[str, pa.Array]:
+    """The ledger's columns of what rules found, of some rows."""
+    return {
+        name: pa.array(
+            [sign.join(getattr(each, name) for each in found) or None for found in findings],
+            pa.string(),
+        )
+        for name, sign in SIGNS.items()
+    }
 
-    def __init__(self, path: Path, schema: pa.Schema, batch: int = 1000) -> None:
-        self._writer = pq.ParquetWriter(path, schema)
-        self._schema = schema
-        self._batch = batch
-        self._rows: list[dict[str, Any]] = []
 
-    def add(self, **row: Any) -> None:
-        """Adds a row."""
-        self._rows.append(row)
-        if len(self._rows) >= self._batch:
-            self._flush()
+class Counts:
+    """Counts what became of rows, by rule too."""
 
-    def __enter__(self) -> ParquetRows:
-        return self
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self.changed: Counter[str] = Counter()
+        self.flagged: Counter[str] = Counter()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._flush()
-        self._writer.close()
+    def add(self, outcome: str, rules: Iterable[str], actions: Iterable[str]) -> None:
+        """Counts a row.
 
-    def _flush(self) -> None:
-        if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
-            self._rows = []
+        Args:
+            outcome: What became of it.
+            rules: Those that found something.
+            actions: What each of them did.
+        """
+        self.outcomes[outcome] += 1
+        for rule, action in zip(rules, actions, strict=True):
+            if action == "drop":
+                self.dropped[rule] += 1
+            elif outcome != DROPPED:
+                (self.changed if action == "change" else self.flagged)[rule] += 1
+
+    def fields(self) -> dict[str, Any]:
+        """The counts as the fields of a `Ledgered` record."""
+        return {
+            "rows": self.outcomes.total(),
+            **{outcome: self.outcomes[outcome] for outcome in (KEPT, CHANGED, DROPPED)},
+            "dropped_by_rule": dict(self.dropped),
+            "changed_by_rule": dict(self.changed),
+            "flagged_by_rule": dict(self.flagged),
+        }

@@ -1,11 +1,12 @@
-"""Reads files row by row: JSON, JSONL, CSV and Parquet, packed or not, one or a folder of them."""
+"""Reads files row by row: JSON, JSONL, CSV, Parquet and Arrow, packed or not, one or several."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator
-from itertools import chain, islice
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,10 @@ from finetune_core.data.opening import PACKED, open_text
 from finetune_core.exceptions import DatasetFormatError, DatasetNotFoundError, EmptyDatasetError
 
 UNPACKED_LIMIT = 4 * 2**30
+BLOCK_ROWS, BLOCK_CHARACTERS = 2000, 2**20
 CSV_SAMPLE = 64 * 2**10  # characters from which a CSV file's dialect is told
+JSON_CHUNK, LONGEST_ITEM = 2**20, 2**28  # characters
+BLANKS = re.compile(r"[ \t\n\r]*")
 
 
 class SourceRow(NamedTuple):
@@ -21,6 +25,50 @@ class SourceRow(NamedTuple):
 
     number: int
     values: dict[str, Any]
+
+
+class Line(NamedTuple):
+    """A line of JSON that is parsed only where its block is worked on, and its number."""
+
+    number: int
+    text: str
+
+
+class Block(NamedTuple):
+    """Some rows of a file.
+
+    Attributes:
+        file: The file.
+        first: The first row's number in the dataset, counted from 1.
+        items: The rows, as lines of JSON or as values.
+    """
+
+    file: Path
+    first: int
+    items: list[Any]
+
+    def rows(self) -> Iterator[SourceRow]:
+        """The rows, parsed.
+
+        Raises:
+            DatasetFormatError: One of them cannot be; it is named by its number.
+        """
+        return (self.row(place) for place in range(len(self.items)))
+
+    def row(self, place: int) -> SourceRow:
+        """One of the rows, parsed.
+
+        Args:
+            place: Which of them, counted from 0.
+        """
+        item, number = self.items[place], self.first + place
+        values = _parse(self.file, item) if isinstance(item, Line) else item
+        if not isinstance(values, dict):
+            raise DatasetFormatError(
+                f"{self.file}, row {number}: should be an object, found {type(values).__name__}",
+                hint='Each row is like {"prompt": "...", "completion": "..."}.',
+            )
+        return SourceRow(number, values)
 
 
 def read_rows(
@@ -38,17 +86,41 @@ def read_rows(
         EmptyDatasetError: There is no row.
         DatasetFormatError: A line or a row cannot be read; it is named by its number.
     """
-    count = 0
-    rows = chain.from_iterable(_read(file, unpacked_limit) for file in find_files(path))
-    for count, (file, number, values) in enumerate(islice(rows, limit), start=1):
-        if not isinstance(values, dict):
-            raise DatasetFormatError(
-                f"{file}, row {number}: should be an object, found {type(values).__name__}",
-                hint='Each row is like {"prompt": "...", "completion": "..."}.',
-            )
-        yield SourceRow(count, values)
-    if count == 0:
-        raise EmptyDatasetError(f"{path} has no rows", hint="A dataset needs at least two rows.")
+    for block in read_blocks(find_files(path), limit, unpacked_limit):
+        yield from block.rows()
+
+
+def read_blocks(
+    files: Sequence[Path], limit: int | None = None, unpacked_limit: int = UNPACKED_LIMIT
+) -> Iterator[Block]:
+    """As `read_rows`, some rows at a time, and of files that were found before."""
+    first = 1
+    for file in files:
+        reader = _reader(file)
+        assert reader is not None, "find_files gives only what has a reader"  # noqa: S101
+        left = None if limit is None else limit - first + 1
+        for items in _grouped(islice(reader(file, unpacked_limit), left)):
+            yield Block(file, first, items)
+            first += len(items)
+    if first == 1:
+        raise EmptyDatasetError(
+            f"{files[0] if len(files) == 1 else files[0].parent} has no rows",
+            hint="A dataset needs at least two rows.",
+        )
+
+
+def _grouped(items: Iterator[Any]) -> Iterator[list[Any]]:
+    """Groups items so that a group is neither too many of them nor too much text."""
+    group: list[Any] = []
+    characters = 0
+    for item in items:
+        group.append(item)
+        characters += len(item.text) if isinstance(item, Line) else 0
+        if len(group) == BLOCK_ROWS or characters >= BLOCK_CHARACTERS:
+            yield group
+            group, characters = [], 0
+    if group:
+        yield group
 
 
 def find_files(path: Path) -> list[Path]:
@@ -82,13 +154,6 @@ def find_files(path: Path) -> list[Path]:
     )
 
 
-def _read(file: Path, limit: int) -> Iterator[tuple[Path, int, Any]]:
-    reader = _reader(file)
-    assert reader is not None, "find_files gives only what has a reader"  # noqa: S101
-    for number, values in enumerate(reader(file, limit), start=1):
-        yield file, number, values
-
-
 def _reader(file: Path) -> Callable[[Path, int], Iterator[Any]] | None:
     suffixes = [suffix.lower() for suffix in file.suffixes]
     if suffixes and suffixes[-1] in PACKED:
@@ -96,38 +161,89 @@ def _reader(file: Path) -> Callable[[Path, int], Iterator[Any]] | None:
     return READERS.get("".join(suffixes[-1:]))
 
 
-def _jsonl(path: Path, limit: int) -> Iterator[Any]:
+def _jsonl(path: Path, limit: int) -> Iterator[Line]:
     with open_text(path, limit) as lines:
         for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    yield json.loads(line, parse_constant=_refuse_constant)
-                except (ValueError, RecursionError) as error:
-                    raise DatasetFormatError(
-                        f"{path}, line {number}: is not JSON ({error})",
-                        hint="Each line of a .jsonl file is one JSON object.",
-                    ) from None
+            if not line.isspace():
+                yield Line(number, line)
+
+
+def _parse(file: Path, line: Line) -> Any:
+    try:
+        return DECODER.decode(line.text)
+    except (ValueError, RecursionError) as error:
+        raise DatasetFormatError(
+            f"{file}, line {line.number}: is not JSON ({error})",
+            hint="Each line of a .jsonl file is one JSON object; a .json file may also be a list.",
+        ) from None
 
 
 def _json(path: Path, limit: int) -> Iterator[Any]:
     with open_text(path, limit) as file:
-        content = file.read()
-    if not content.strip():
-        return
-    try:
-        value = json.loads(content, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        if content.lstrip().startswith("{") and "\n" in content.strip():
-            yield from _jsonl(path, limit)  # one object a line, under the other ending
+        text = file.read(JSON_CHUNK)
+        while text.isspace():
+            text = file.read(JSON_CHUNK)
+        if text and text.lstrip()[0] not in "[{":
+            raise DatasetFormatError(
+                f"{path}: is not JSON (it begins with {text.lstrip()[:20]!r})",
+                hint="A .json file holds one list of objects.",
+            )
+        if text.lstrip().startswith("["):
+            yield from _items(path, text, file)
             return
-        raise DatasetFormatError(
-            f"{path}: is not JSON ({error})", hint="A .json file holds one list of objects."
-        ) from None
-    if not isinstance(value, list):
-        raise DatasetFormatError(
-            f"{path}: should hold a list of objects, found {type(value).__name__}"
+    yield from _jsonl(path, limit)  # one object a line, under the other ending
+
+
+def _items(path: Path, text: str, file: Any) -> Iterator[Any]:
+    """The items of a list that is read a chunk at a time, and never held whole.
+
+    Args:
+        path: The file, for errors.
+        text: Its first chunk.
+        file: Gives the rest.
+    """
+    place, before, count, ended = text.index("[") + 1, "[", 0, False
+
+    def refuse(problem: object) -> DatasetFormatError:
+        where = f"after row {count}" if count else "at its first row"
+        return DatasetFormatError(
+            f"{path}, {where}: is not JSON ({problem})",
+            hint="A .json file holds one list of objects.",
         )
-    yield from value
+
+    while True:
+        place = _behind_blanks(text, place)
+        sign = text[place : place + 1]
+        try:
+            if not sign:
+                raise IndexError
+            if sign == "]" and before != ",":
+                break
+            if sign == "," and before == "item":
+                before, place = ",", place + 1
+                continue
+            if before == "item":
+                raise refuse(f"expecting ',' or ']', found {text[place : place + 20]!r}")
+            value, end = DECODER.raw_decode(text, place)
+            if end == len(text) and not ended:
+                raise IndexError  # a number may go on in the next chunk
+        except (IndexError, ValueError, RecursionError) as error:
+            if ended or len(text) - place > LONGEST_ITEM:
+                raise refuse(str(error) or "it ends within the list") from None
+            more = file.read(max(JSON_CHUNK, len(text) - place))  # twice as much: it may be long
+            ended = not more
+            text, place = text[place:] + more, 0
+            continue
+        before, place, count = "item", end, count + 1
+        yield value
+    rest = text[place + 1 :] + file.read(JSON_CHUNK)
+    if rest.strip():
+        raise refuse(f"more follows its list: {rest.strip()[:20]!r}")
+
+
+def _behind_blanks(text: str, place: int) -> int:
+    found = BLANKS.match(text, place)
+    return found.end() if found else place
 
 
 def _csv(path: Path, limit: int) -> Iterator[Any]:
@@ -166,14 +282,33 @@ def _parquet(path: Path, limit: int) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     try:
-        for batch in pq.ParquetFile(path).iter_batches():
+        for batch in pq.ParquetFile(path).iter_batches(BLOCK_ROWS):
             yield from batch.to_pylist()
     except (OSError, ValueError) as error:
         raise DatasetFormatError(f"{path}: is not Parquet ({error})") from None
+
+
+def _arrow(path: Path, limit: int) -> Iterator[Any]:
+    """What `datasets` keeps of a hub's dataset."""
+    import pyarrow as pa
+
+    try:
+        with pa.memory_map(str(path)) as source:
+            for batch in pa.ipc.open_stream(source):
+                yield from batch.to_pylist()
+    except (OSError, ValueError) as error:
+        raise DatasetFormatError(f"{path}: is not Arrow ({error})") from None
 
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON value")
 
 
-READERS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+READERS = {
+    ".jsonl": _jsonl,
+    ".json": _json,
+    ".csv": _csv,
+    ".parquet": _parquet,
+    ".arrow": _arrow,
+}

@@ -123,17 +123,3 @@ def _cut(text: str, name: str) -> tuple[str, str]:
         problem = "repeats" if mark else "leaves out"
         raise TemplateError(f"the chat template {problem} {name}", hint=PLAIN)
     return head, tail
-
-
-def labels(ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: list[Span]) -> list[int]:
-    """The labels of a row: its tokens where they reach into a trained span, else `IGNORED`.
-
-    Args:
-        ids: The row's token ids.
-        offsets: Each token's range of characters.
-        spans: The trained ranges of characters.
-    """
-    return [
-        token if any(start < span.end and end > span.start for span in spans) else IGNORED
-        for token, (start, end) in zip(ids, offsets, strict=True)
-    ]

@@ -1,240 +1,301 @@
 """Sanitize: any file → clean rows in one form, held-out rows apart, and a ledger of every row.
 
-Rows stream through; of those gone by, only digests, signatures and lots are held.
+Rows stream through, block by block and in several processes where there are many; of those gone
+by, only digests, sketches and lots are held.
 """
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from array import array
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import cached_property, partial
+from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from finetune_core.child import Emit
 from finetune_core.config.sections import DatasetConfig
-from finetune_core.data.formats import Format, Message, RowFault, find_format, system
-from finetune_core.data.ledger import LEDGER_SCHEMA, ROWS_SCHEMA, ParquetRows
-from finetune_core.data.loading import SourceRow, find_files, read_rows
-from finetune_core.data.rules import make_leaks, make_rules
+from finetune_core.data.examine import Examined, examine, original
+from finetune_core.data.formats import find_format
+from finetune_core.data.ledger import DROPPED, KEPT, LEDGER_SCHEMA, Counts, Finding, joined
+from finetune_core.data.loading import Block, read_blocks
+from finetune_core.data.rows import ROWS_SCHEMA
+from finetune_core.data.rules import make_comparisons
 from finetune_core.data.rules.label_imbalance import LabelImbalance
-from finetune_core.data.rules.personal_data import redact_all
-from finetune_core.data.rules.unicode import repair_row
-from finetune_core.data.rules.verdict import Rule, Verdict
-from finetune_core.exceptions import DatasetFormatError, EmptyDatasetError
+from finetune_core.data.rules.leak import Leak
+from finetune_core.data.rules.near import NearRows, NearVerdicts
+from finetune_core.data.rules.verdict import Comparison
+from finetune_core.data.source import EVALUATION, TRAINING, VALIDATION, find_sources
+from finetune_core.exceptions import EmptyDatasetError
+from finetune_core.parallel import in_order
 from finetune_core.storage import digest_file, digest_json, once
-from finetune_core.types import CleanData
+from finetune_core.types import CleanData, Record
 
-VERSION = 3  # raise it when the same input gives other rows than before
+VERSION = 4  # raise it when the same input gives other rows than before
 
-TRAINING, VALIDATION = "training", "validation"
+SPLITS = ("train", VALIDATION, EVALUATION)
+
+FINDINGS_TYPE = pa.list_(pa.struct([(name, pa.string()) for name in Finding._fields]))
+JUDGED_SCHEMA = pa.schema(
+    [
+        *ROWS_SCHEMA,
+        pa.field("outcome", pa.string()),
+        pa.field("findings", FINDINGS_TYPE),
+        pa.field("original", pa.string()),
+    ]
+)
 
 
-def sanitize(config: DatasetConfig, cache: Path) -> CleanData:
-    """Reads the dataset, mends and drops rows as the rules say, and holds rows out for validation.
+class SanitizeRequest(Record):
+    """What sanitizing needs: the dataset section, and the folder that holds sanitized data."""
 
-    The folder's name is the digest of the input's bytes and of this config section, so equal
-    input is sanitized once.
+    dataset: DatasetConfig
+    cache: Path
 
-    Args:
-        config: The dataset section.
-        cache: The folder that holds sanitized data, one folder a digest.
+    @cached_property
+    def digests(self) -> dict[str, list[tuple[str, str]]]:
+        """The ending, which decides how a file is read, and the sha256 of each file."""
+        return {
+            name: [("".join(file.suffixes), digest_file(file)) for file in files]
+            for name, files in find_sources(self.dataset).items()
+        }
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the result, named by the digest of all that goes into it."""
+        unread = {"path", "validation_path", "evaluation_path"}
+        config = self.dataset.model_dump(mode="json", exclude=unread)
+        key = {"files": self.digests, "config": config, "version": VERSION}
+        return self.cache / digest_json(key)
+
+
+def sanitize(request: SanitizeRequest, emit: Emit) -> CleanData:
+    """Reads the dataset, mends and drops rows as the rules say, and holds rows out.
+
+    Equal input is sanitized once.
 
     Raises:
-        DatasetError: The file is not there, cannot be read, or has no usable row.
+        DatasetError: The dataset is not there, cannot be read, or has no usable row.
     """
-    files = {TRAINING: Path(config.path)}
-    if config.validation_path:  # comes first: training rows are compared with it
-        files = {VALIDATION: Path(config.validation_path), **files}
-    digests = {name: _digests(path) for name, path in files.items()}
-    training = digests[TRAINING]
-    source_digest = training[0][1] if len(training) == 1 else digest_json(training)
-    fields = config.model_dump(mode="json", exclude={"path", "validation_path"})
-    key = digest_json({"files": digests, "config": fields, "version": VERSION})
-
-    def build(folder: Path) -> CleanData:
-        return _write(config, files, source_digest, key, folder)
-
-    return once(cache / key, CleanData, build)
+    return once(request.folder, CleanData, lambda folder: _Sanitizing(request, folder, emit).run())
 
 
-def _write(
-    config: DatasetConfig, files: dict[str, Path], source_digest: str, key: str, folder: Path
-) -> CleanData:
-    outcomes: Counter[str] = Counter()
-    dropped: Counter[str] = Counter()
-    flagged: Counter[str] = Counter()
-    draws: dict[int, float] = {}
-    format_name = ""
-    leaks = make_leaks(config.sanitize) if VALIDATION in files else {}
-    labels = LabelImbalance(config.sanitize.label_imbalance)
-    redact = redact_all(config.sanitize)
-    clean = folder / "clean.parquet"
-    with (
-        ParquetRows(clean, ROWS_SCHEMA) as rows,
-        ParquetRows(folder / "ledger.parquet", LEDGER_SCHEMA) as ledger,
-    ):
-        for file, path in files.items():
-            rules = make_rules(config.sanitize)
-            for name, leak in leaks.items():
-                rules[name] = leak.check if file == TRAINING else leak.remember
-            limit = config.max_samples if file == TRAINING else None
-            for row, format_, messages, tools in _conversations(path, config, limit):
-                judged = _judge(rules, row.number, messages)
-                format_name = format_
-                outcomes[judged.outcome] += 1
-                ledger.add(
-                    file=file,
-                    row=row.number,
-                    outcome=judged.outcome,
-                    rule=", ".join(judged.verdicts) or None,
-                    detail="; ".join(each.detail for each in judged.verdicts.values()) or None,
-                    original=None if judged.outcome == "kept" else _original(row, redact),
-                )
-                if judged.outcome == "dropped":
-                    dropped[list(judged.verdicts)[-1]] += 1
-                    continue
-                flagged.update(n for n, each in judged.verdicts.items() if each.action == "flag")
-                messages = judged.messages
-                if config.system_prompt:
-                    messages = [system(config.system_prompt), *messages]
-                if file == TRAINING:
-                    draws[row.number] = _draw(config.seed, messages)
-                    labels.add(messages)
-                rows.add(file=file, row=row.number, messages=messages, tools=tools)
-    held_out = set() if VALIDATION in files else _held_out(draws, config.validation_ratio)
-    train_rows, validation_rows = _split(clean, folder, held_out)
-    clean.unlink()
-    if not train_rows or not validation_rows:
-        reasons = ", ".join(f"{count} {name}" for name, count in dropped.items())
-        raise EmptyDatasetError(
-            f"{config.path} has too few usable rows: {train_rows} to learn from, "
-            f"{validation_rows} held out{f' (dropped: {reasons})' if reasons else ''}",
-            hint="At least one row to learn from and one held out are needed.",
+class _Sanitizing:
+    """Two passes: one judges the rows, the other deals out what the first has written.
+
+    For which rows are near to each other, and which are held out, is known only when all have
+    been seen.
+    """
+
+    def __init__(self, request: SanitizeRequest, folder: Path, emit: Emit) -> None:
+        self._request, self._config = request, request.dataset
+        self._rules = request.dataset.sanitize
+        self._folder = folder
+        self._emit = emit
+        self._sources = find_sources(self._config)
+        self._counts = Counts()
+        self._labels = LabelImbalance(self._rules.label_imbalance)
+        self._near = NearRows(self._rules)
+        self._leak = Leak(self._rules.leak) if self._rules.leak != "off" else None
+        self._format = ""
+        # Of the training rows that are left: their numbers, and what decides who is held out.
+        self._numbers, self._lots = array("q"), array("d")
+
+    def run(self) -> CleanData:
+        judged = self._folder / "judged.arrow"
+        with pa.ipc.new_stream(str(judged), JUDGED_SCHEMA) as writer:
+            for source in self._sources:
+                for batch in self._judge(source):
+                    writer.write_batch(batch)
+        rows = self._deal(judged)
+        judged.unlink()
+        if not rows["train"] or not rows["validation"]:
+            dropped = ", ".join(f"{n:,} {rule}" for rule, n in self._counts.dropped.items())
+            raise EmptyDatasetError(
+                f"{self._config.path} has too few usable rows: {rows['train']} to learn from, "
+                f"{rows['validation']} held out{f' (dropped: {dropped})' if dropped else ''}",
+                hint="At least one row to learn from and one held out are needed.",
+            )
+        training = self._request.digests[TRAINING]
+        return CleanData(
+            folder=self._folder,
+            source_digest=training[0][1] if len(training) == 1 else digest_json(training),
+            digest=self._request.folder.name,
+            format=self._format,
+            **{f"{split}_rows": count for split, count in rows.items()},
+            warnings=self._labels.warnings(),
+            **self._counts.fields(),
         )
-    return CleanData(
-        folder=folder,
-        source_digest=source_digest,
-        digest=key,
-        format=format_name,
-        rows=outcomes.total(),
-        kept=outcomes["kept"],
-        changed=outcomes["changed"],
-        dropped=outcomes["dropped"],
-        dropped_by_rule=dict(dropped),
-        flagged_by_rule=dict(flagged),
-        warnings=labels.warnings(),
-        train_rows=train_rows,
-        validation_rows=validation_rows,
+
+    def _judge(self, source: str) -> Iterator[pa.RecordBatch]:
+        """Judges the rows of a source; which are near to which is not known yet."""
+        config, files = self._config, self._sources[source]
+        limit = config.max_samples if source == TRAINING else None
+        blocks = read_blocks(files, limit, config.max_unpacked_mb * 2**20)
+        first = next(blocks)
+        columns = tuple(first.row(0).values)
+        format_ = find_format(columns, config.input_field, config.output_field, config.format)
+        self._format = format_.name
+        waiting: deque[Block] = deque()
+
+        def handed_out() -> Iterator[Block]:
+            for block in chain([first], blocks):
+                waiting.append(block)
+                yield block
+
+        comparisons = make_comparisons(self._rules)
+        if self._leak:
+            leak = self._leak
+            comparisons["leak"] = (
+                leak.check if source == TRAINING else partial(leak.remember, source)
+            )
+        size = sum(file.stat().st_size for file in files)
+        for examined in in_order(partial(examine, config, columns), handed_out(), size):
+            block = waiting.popleft()
+            left = self._compare(comparisons, block, examined)
+            numbers = [block.first + place for place in left]
+            if examined.sketches:
+                self._near.add(source, numbers, examined.sketches.take(left))
+            if source == TRAINING:
+                self._numbers.extend(numbers)
+                for place in left:
+                    self._lots.append(_lot(config.seed, examined.fingerprints[place].whole))
+                    self._labels.add(examined.labels[place])
+            self._emit({"type": "progress", "done": block.first + len(block.items) - 1})
+            yield _batch(source, block, examined)
+
+    def _compare(
+        self, comparisons: dict[str, Comparison], block: Block, examined: Examined
+    ) -> list[int]:
+        """Compares the rows of a block with those before; gives the places of those left."""
+        left = []
+        for place, fingerprint in enumerate(examined.fingerprints):
+            if examined.outcomes[place] == DROPPED:
+                continue
+            for rule, compare in comparisons.items():
+                verdict = compare(block.first + place, fingerprint)
+                if verdict is None:
+                    continue
+                examined.findings[place].append(Finding(rule, verdict.action, verdict.detail))
+                if verdict.action == "drop":
+                    examined.outcomes[place] = DROPPED
+                    if examined.originals[place] is None:
+                        examined.originals[place] = original(block.row(place), self._rules)
+                    break
+            else:
+                left.append(place)
+        return left
+
+    def _deal(self, judged: Path) -> dict[str, int]:
+        """Deals the judged rows out to the splits and the ledger; gives the rows of each split."""
+        near = self._near.verdicts(TRAINING)
+        held_out = self._held_out(near)
+        rows = dict.fromkeys(SPLITS, 0)
+        with ExitStack() as stack:
+            ledger = stack.enter_context(
+                pq.ParquetWriter(self._folder / "ledger.parquet", LEDGER_SCHEMA)
+            )
+            writers = {
+                split: stack.enter_context(
+                    # Prose hardly repeats, so a dictionary of its values would only cost time.
+                    pq.ParquetWriter(
+                        self._folder / f"{split}.parquet", ROWS_SCHEMA, use_dictionary=["file"]
+                    )
+                )
+                for split in SPLITS
+            }
+            for batch in pa.ipc.open_stream(stack.enter_context(pa.OSFile(str(judged)))):
+                batch = self._settle(batch, near)
+                ledger.write_batch(batch.select(LEDGER_SCHEMA.names))
+                left = batch.filter(pc.field("outcome") != DROPPED).select(ROWS_SCHEMA.names)
+                for split, part in _split(left, held_out).items():
+                    rows[split] += part.num_rows
+                    if part.num_rows:
+                        writers[split].write_batch(part)
+        return rows
+
+    def _settle(self, batch: pa.RecordBatch, near: NearVerdicts) -> pa.RecordBatch:
+        """Adds what is said of near rows, counts all, and gives the columns of the ledger."""
+        file, numbers = batch["file"][0].as_py(), batch["row"].to_pylist()
+        outcomes = batch["outcome"].to_pylist()
+        findings = [
+            [Finding(**finding) for finding in found] for found in batch["findings"].to_pylist()
+        ]
+        for place, found in enumerate(findings):
+            for rule, verdict in near.get((file, numbers[place]), {}).items():
+                found.append(Finding(rule, verdict.action, verdict.detail))
+                if verdict.action == "drop":
+                    outcomes[place] = DROPPED
+            rules, actions = [each.rule for each in found], [each.action for each in found]
+            self._counts.add(outcomes[place], rules, actions)
+        kept = pa.array([outcome == KEPT for outcome in outcomes])
+        settled = {
+            **{name: batch[name] for name in ROWS_SCHEMA.names},
+            "outcome": pa.array(outcomes, pa.string()),
+            **joined(findings),
+            "original": pc.if_else(kept, pa.scalar(None, pa.string()), batch["original"]),
+        }
+        return pa.RecordBatch.from_pydict(settled)
+
+    def _held_out(self, near: NearVerdicts) -> set[int]:
+        """The training rows whose lot is below the ratio, at least one and not all.
+
+        Where rows are added, all others stay where they are: what a model has learned from never
+        becomes what a later one is measured on, nor the other way round.
+        """
+        if VALIDATION in self._sources:
+            return set()
+        near_dropped = {
+            row
+            for (file, row), verdicts in near.items()
+            if file == TRAINING and any(verdict.action == "drop" for verdict in verdicts.values())
+        }
+        numbers, lots = np.array(self._numbers, dtype=np.int64), np.array(self._lots)
+        left = ~np.isin(numbers, list(near_dropped))
+        numbers, lots = numbers[left], lots[left]
+        count = int((lots < self._config.validation_ratio).sum())
+        count = min(max(count, 1), max(len(lots) - 1, 0))
+        return set(numbers[np.argsort(lots, kind="stable")[:count]].tolist())
+
+
+def _batch(source: str, block: Block, examined: Examined) -> pa.RecordBatch:
+    """The judged rows of a block, as `JUDGED_SCHEMA` has them."""
+    count = len(block.items)
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.repeat(source, count),
+            pa.array(np.arange(block.first, block.first + count)),
+            *examined.conversations.columns,
+            pa.array(examined.outcomes, pa.string()),
+            pa.array(
+                [[each._asdict() for each in found] for found in examined.findings],
+                FINDINGS_TYPE,
+            ),
+            pa.array(examined.originals, pa.string()),
+        ],
+        schema=JUDGED_SCHEMA,
     )
 
 
-class _Judgement(NamedTuple):
-    """What the rules make of a row; `messages` are what it goes on as, unless it is dropped."""
-
-    outcome: Literal["kept", "changed", "dropped"]
-    verdicts: dict[str, Verdict]
-    messages: list[Message]
-
-
-def _judge(rules: Mapping[str, Rule], number: int, messages: list[Message]) -> _Judgement:
-    outcome: Literal["kept", "changed"] = "kept"
-    verdicts: dict[str, Verdict] = {}
-    for name, rule in rules.items():
-        verdict = rule(number, messages)
-        if verdict is None:
-            continue
-        verdicts[name] = verdict
-        if verdict.action == "drop":
-            return _Judgement("dropped", verdicts, messages)
-        if verdict.messages is not None:
-            outcome, messages = "changed", verdict.messages
-    return _Judgement(outcome, verdicts, messages)
+def _split(batch: pa.RecordBatch, held_out: set[int]) -> dict[str, pa.RecordBatch]:
+    """Deals rows of one file out to the splits."""
+    if not batch.num_rows:
+        return {}
+    file = batch["file"][0].as_py()
+    if file != TRAINING:
+        return {file: batch}
+    held = pa.array([row in held_out for row in batch["row"].to_pylist()])
+    return {"train": batch.filter(pc.invert(held)), "validation": batch.filter(held)}
 
 
-def _original(row: SourceRow, redact: Callable[[Any], Any]) -> str:
-    """The row as JSON, with what is personal redacted."""
-    # Broken text can hide it from the search: then the repaired row stands for the broken one.
-    repaired = repair_row(row.values)
-    redacted = redact(repaired)
-    return json.dumps(redact(row.values) if redacted == repaired else redacted, default=str)
-
-
-class _Conversation(NamedTuple):
-    """A row in the one form."""
-
-    row: SourceRow
-    format: str
-    messages: list[Message]
-    tools: str | None
-
-
-def _conversations(path: Path, config: DatasetConfig, limit: int | None) -> Iterator[_Conversation]:
-    """Each row of a file with its messages, in the format that the first row's columns show."""
-    format_: Format | None = None
-    for row in read_rows(path, limit, config.max_unpacked_mb * 2**20):
-        if format_ is None:
-            format_ = find_format(row.values, config.input_field, config.output_field)
-        try:
-            missing = [column for column in format_.columns if column not in row.values]
-            if missing:
-                raise RowFault(f"has no field {missing[0]!r}, which the first row has")
-            messages, tools = format_.to_messages(row.values), format_.tools(row.values)
-        except RowFault as fault:
-            raise DatasetFormatError(f"{path}, row {row.number}: {fault}") from None
-        if config.sanitize.unicode != "change":
-            _check_encodable(path, row.number, messages)
-        yield _Conversation(row, format_.name, messages, tools)
-
-
-def _check_encodable(path: Path, number: int, messages: list[Message]) -> None:
-    try:
-        for message in messages:
-            message["content"].encode()
-    except UnicodeEncodeError:
-        raise DatasetFormatError(
-            f"{path}, row {number}: has half a character (a lone surrogate)",
-            hint="dataset.sanitize.unicode: change puts U+FFFD in its place.",
-        ) from None
-
-
-def _split(clean: Path, folder: Path, held_out: set[int]) -> tuple[int, int]:
-    counts = [0, 0]
-    with (
-        pq.ParquetWriter(folder / "train.parquet", ROWS_SCHEMA) as train,
-        pq.ParquetWriter(folder / "validation.parquet", ROWS_SCHEMA) as validation,
-    ):
-        for batch in pq.ParquetFile(clean).iter_batches(1000):
-            places = zip(batch["file"].to_pylist(), batch["row"].to_pylist(), strict=True)
-            held = [file == VALIDATION or row in held_out for file, row in places]
-            for part, writer in enumerate((train, validation)):
-                rows = batch.filter(pa.array([each == part for each in held]))
-                counts[part] += rows.num_rows
-                if rows.num_rows:
-                    writer.write_batch(rows)
-    return counts[0], counts[1]
-
-
-def _digests(path: Path) -> list[tuple[str, str]]:
-    """The ending, which decides how a file is read, and the sha256 of each file of a dataset."""
-    return [("".join(file.suffixes), digest_file(file)) for file in find_files(path)]
-
-
-def _draw(seed: int, messages: list[Message]) -> float:
+def _lot(seed: int, fingerprint: bytes) -> float:
     """A row's lot, between 0 and 1. It depends on the row's own content alone."""
-    return int(digest_json([seed, messages])[:16], 16) / 2**64
-
-
-def _held_out(draws: dict[int, float], ratio: float) -> set[int]:
-    """The rows whose lot is below the ratio, at least one and not all.
-
-    Where rows are added, all others stay where they are: what a model has learned from never
-    becomes what a later one is measured on, nor the other way round.
-    """
-    if len(draws) < 2:
-        return set(draws)
-    by_lot = sorted(draws, key=draws.__getitem__)
-    count = sum(lot < ratio for lot in draws.values())
-    return set(by_lot[: min(max(count, 1), len(draws) - 1)])
+    digest = blake2b(fingerprint, key=str(seed).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64

@@ -6,9 +6,11 @@ import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from finetune_core.data.formats import Message, user
+from finetune_core.data.formats import TEXT, Message, user
 from finetune_core.exceptions import TemplateError
 from finetune_core.types import Template
+
+MOST_TOOLS = 1000  # renderers that are kept
 
 
 class Renderer(Protocol):
@@ -45,6 +47,7 @@ class ChatRenderer:
         self.end: str = tokenizer.eos_token
         self._tokenizer = tokenizer
         self._tools = json.loads(tools) if tools else None
+        self._others: dict[str, ChatRenderer] = {}  # by their tools, which rows often share
 
     def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
         """The messages in the template; a template that refuses them says why."""
@@ -68,15 +71,23 @@ class ChatRenderer:
         """The renderer that also writes the tools, where the template does."""
         if tools is None:
             return self
+        if tools in self._others:
+            return self._others[tools]
         renderer = ChatRenderer(self._tokenizer, tools)
         probe = [user("?")]
         if renderer.render(probe) == self.render(probe):
             raise TemplateError("the chat template has no place for the tools that the row names")
+        if len(self._others) == MOST_TOOLS:
+            self._others.clear()
+        self._others[tools] = renderer
         return renderer
 
 
 class PlainRenderer:
-    """For models without a chat template: the turns line by line, the end token after answers."""
+    """For models without a chat template: the turns line by line, the end token after answers.
+
+    A row that is one plain text is that text, whatever the template.
+    """
 
     name = Template.PLAIN.value
 
@@ -84,14 +95,14 @@ class PlainRenderer:
         self.end: str = tokenizer.eos_token
         first = tokenizer("").input_ids[:1]
         starts = tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
-        self._begin = tokenizer.bos_token if starts else ""
+        self.begin: str = tokenizer.bos_token if starts else ""
 
     def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
         """`prompt`, a newline, `answer`, the end token."""
-        parts = [self._begin]
+        parts = [self.begin]
         for message in messages:
             parts.append(message["content"])
-            parts.append(self.end if message["role"] == "assistant" else "\n")
+            parts.append(self.end if message["role"] in ("assistant", TEXT) else "\n")
         return "".join(parts)
 
     def with_tools(self, tools: str | None) -> PlainRenderer:

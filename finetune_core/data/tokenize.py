@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from finetune_core.child import Emit
+from finetune_core.config.sanitizing import SanitizeConfig
 from finetune_core.config.sections import ModelConfig, TokenizationConfig
-from finetune_core.data.masks import IGNORED, labels, mask
-from finetune_core.data.templates import Renderer, make_renderer
-from finetune_core.exceptions import EmptyDatasetError, ModelLoadError, TemplateError
+from finetune_core.data.encode import TOKENS_SCHEMA, Revision, encode, load_tokenizer
+from finetune_core.data.ledger import COMMA, LEDGER_SCHEMA, OUTCOMES, SIGNS, Counts
+from finetune_core.data.report import make_report
+from finetune_core.data.templates import make_renderer
+from finetune_core.exceptions import EmptyDatasetError
 from finetune_core.models.source import digest_tokenizer, find_model
-from finetune_core.storage import digest_json, once
+from finetune_core.parallel import in_order
+from finetune_core.storage import digest_json, once, write_json
 from finetune_core.types import CleanData, Record, TokenizedData, TokenizedSplit
 
-VERSION = 2  # raise it when the same rows give other tokens than before
+VERSION = 3  # raise it when the same rows give other tokens than before
 BATCH = 1000
 
-SCHEMA = pa.schema(
-    [
-        pa.field("row", pa.int64()),
-        pa.field("input_ids", pa.list_(pa.int32())),
-        pa.field("labels", pa.list_(pa.int32())),
-        pa.field("length", pa.int32()),
-    ]
-)
+Revisions = dict[tuple[str, int], Revision]
 
 
 class TokenizeRequest(Record):
@@ -37,6 +36,7 @@ class TokenizeRequest(Record):
     clean: CleanData
     model: ModelConfig
     tokenization: TokenizationConfig
+    sanitize: SanitizeConfig
     cache: Path
 
     @property
@@ -53,7 +53,7 @@ class TokenizeRequest(Record):
 
 
 def tokenize(request: TokenizeRequest, emit: Emit) -> TokenizedData:
-    """Tokenizes both splits, unless that was done before.
+    """Tokenizes all splits, unless that was done before.
 
     Raises:
         ModelLoadError: The tokenizer does not load.
@@ -64,94 +64,102 @@ def tokenize(request: TokenizeRequest, emit: Emit) -> TokenizedData:
     return once(final, TokenizedData, lambda folder: _write(request, final.name, emit, folder))
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """Loads a fast tokenizer from a model's folder; no code of the model's is run.
-
-    Raises:
-        ModelLoadError: It does not load, or gives no character offsets.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # transformers raises whatever the files make it stumble over
-        raise ModelLoadError(f"the tokenizer in {folder} does not load: {error}") from error
-    if not tokenizer.is_fast:
-        raise ModelLoadError(f"the tokenizer in {folder} has no fast version")
-    return tokenizer
-
-
 def _write(request: TokenizeRequest, key: str, emit: Emit, folder: Path) -> TokenizedData:
-    source = find_model(request.model)
+    source, clean = find_model(request.model), request.clean
     tokenizer = load_tokenizer(source)
-    renderer = make_renderer(request.tokenization.template, tokenizer)
-    limit = request.tokenization.max_length
-    splits = {}
-    for name, path in (("train", request.clean.train), ("validation", request.clean.validation)):
-        splits[name] = _write_split(
-            path, folder / f"{name}.arrow", tokenizer, renderer, limit, emit
-        )
+    revisions: Revisions = {}
+    splits: dict[str, TokenizedSplit] = {}
+    done = 0
+    total = clean.train_rows + clean.validation_rows + clean.evaluation_rows
+
+    def progress(rows: int) -> None:
+        nonlocal done
+        done += rows
+        emit({"type": "progress", "done": done, "total": total})
+
+    for name in ("train", "validation", "evaluation"):
+        rows = getattr(clean, f"{name}_rows")
+        if name == "evaluation" and not rows:
+            continue
+        splits[name] = _write_split(request, source, name, folder, revisions, progress)
         if not splits[name].rows:
             raise EmptyDatasetError(
-                f"every {name} row is longer than {limit} tokens",
-                hint="Raise tokenization.max_length.",
+                f"none of the {rows:,} {name} rows can be used: {_first(revisions)}",
+                hint="For rows that are too long, see tokenization.max_length and too_long.",
             )
-    return TokenizedData(
+    counts = _write_ledger(clean, folder / "ledger.parquet", revisions)
+    tokens = TokenizedData(
         folder=folder,
         digest=key,
         tokenizer_digest=digest_tokenizer(source),
-        template=renderer.name,
+        template=make_renderer(request.tokenization.template, tokenizer).name,
         train_split=splits["train"],
         validation_split=splits["validation"],
+        evaluation_split=splits.get("evaluation"),
+        **counts.fields(),
     )
+    report = make_report(clean, tokens, tokenizer, request.tokenization.max_length)
+    write_json(tokens.report, report.model_dump(mode="json"))
+    return tokens
 
 
 def _write_split(
-    source: Path, target: Path, tokenizer: Any, renderer: Renderer, limit: int, emit: Emit
+    request: TokenizeRequest,
+    source: Path,
+    name: str,
+    folder: Path,
+    revisions: Revisions,
+    progress: Callable[[int], None],
 ) -> TokenizedSplit:
-    rows = tokens = trained = longest = 0
-    too_long: list[int] = []
-    total = pq.ParquetFile(source).metadata.num_rows
-    with pa.ipc.new_stream(str(target), SCHEMA) as writer:
-        for batch in pq.ParquetFile(source).iter_batches(BATCH):
-            kept = []
-            for row in _tokenized(batch.to_pylist(), tokenizer, renderer):
-                if row["length"] > limit:
-                    too_long.append(row["row"])
-                    continue
-                kept.append(row)
-                rows += 1
-                tokens += row["length"]
-                trained += sum(label != IGNORED for label in row["labels"])
-                longest = max(longest, row["length"])
-            writer.write_table(pa.Table.from_pylist(kept, schema=SCHEMA))
-            emit({"type": "progress", "done": rows + len(too_long), "total": total})
+    file: Path = getattr(request.clean, name)
+    parquet = pq.ParquetFile(file)
+    rows = tokens = trained = longest = too_long = 0
+    work = partial(encode, source, request.tokenization, request.sanitize)
+    with pa.ipc.new_stream(str(folder / f"{name}.arrow"), TOKENS_SCHEMA) as writer:
+        batches = parquet.iter_batches(BATCH)
+        for encoded in in_order(work, batches, file.stat().st_size):
+            writer.write_batch(encoded.tokens)
+            rows += encoded.tokens.num_rows
+            trained += encoded.trained
+            lengths = encoded.tokens["length"]
+            tokens += pc.sum(lengths).as_py() or 0
+            longest = max(longest, pc.max(lengths).as_py() or 0)
+            for revision in encoded.revisions:
+                revisions[revision.file, revision.row] = revision
+                too_long += revision.finding[:2] == ("too_long", "drop")
+            progress(encoded.rows)
     return TokenizedSplit(
         rows=rows, tokens=tokens, trained_tokens=trained, longest=longest, too_long=too_long
     )
 
 
-def _tokenized(
-    rows: list[dict[str, Any]], tokenizer: Any, renderer: Renderer
-) -> Iterator[dict[str, Any]]:
-    masked = []
-    for row in rows:
-        try:
-            masked.append(mask(row["messages"], renderer.with_tools(row["tools"])))
-        except TemplateError as error:
-            raise TemplateError(f"row {row['row']}: {error.message}", hint=error.hint) from error
-    encoded = tokenizer(
-        [text for text, _ in masked],
-        add_special_tokens=False,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-    )
-    for row, (_, spans), ids, offsets in zip(
-        rows, masked, encoded["input_ids"], encoded["offset_mapping"], strict=True
-    ):
-        yield {
-            "row": row["row"],
-            "input_ids": ids,
-            "labels": labels(ids, offsets, spans),
-            "length": len(ids),
-        }
+def _write_ledger(clean: CleanData, target: Path, revisions: Revisions) -> Counts:
+    """Writes the ledger of sanitizing with what tokenizing changed, and counts all rows."""
+    counts = Counts()
+    with pq.ParquetWriter(target, LEDGER_SCHEMA) as writer:
+        for batch in pq.ParquetFile(clean.ledger).iter_batches(BATCH):
+            columns = batch.to_pydict()
+            for place, key in enumerate(zip(columns["file"], columns["row"], strict=True)):
+                if revision := revisions.get(key):
+                    _revise(columns, place, revision)
+                rules, actions = columns["rule"][place], columns["action"][place]
+                counts.add(
+                    columns["outcome"][place],
+                    rules.split(COMMA) if rules else [],
+                    actions.split(COMMA) if actions else [],
+                )
+            writer.write_batch(pa.RecordBatch.from_pydict(columns, LEDGER_SCHEMA))
+    return counts
+
+
+def _revise(columns: dict[str, list[Any]], place: int, revision: Revision) -> None:
+    for name, sign in SIGNS.items():
+        known, new = columns[name][place], getattr(revision.finding, name)
+        columns[name][place] = f"{known}{sign}{new}" if known else new
+    columns["outcome"][place] = OUTCOMES[revision.finding.action]
+    columns["original"][place] = columns["original"][place] or revision.original
+
+
+def _first(revisions: Revisions) -> str:
+    first = next(iter(revisions.values()))
+    return f"row {first.row} of the {first.file} file: {first.finding.detail}"

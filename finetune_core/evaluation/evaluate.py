@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
 
 from finetune_core.child import Emit
 from finetune_core.data.collate import Collator
-from finetune_core.data.masks import mask
-from finetune_core.data.templates import make_renderer
-from finetune_core.data.tokenize import load_tokenizer
+from finetune_core.data.encode import load_tokenizer
+from finetune_core.data.masks import IGNORED
 from finetune_core.evaluation import metrics
 from finetune_core.evaluation.generation import generate
 from finetune_core.evaluation.report import write_report
@@ -26,14 +25,14 @@ from finetune_core.evaluation.token_score import score, token_sums
 from finetune_core.exceptions import EvaluationError, FineTuneError
 from finetune_core.models.loading import load_model
 from finetune_core.storage import once
-from finetune_core.types import EvaluationReport, Template
+from finetune_core.types import EvaluationReport
 
 
 class Question(NamedTuple):
-    """A held-out row: the rendered text up to the answer, and the answer."""
+    """A row to be answered: its tokens up to the last answer, and that answer as text."""
 
     row: int
-    prompt: str
+    prompt: list[int]
     expected: str
 
 
@@ -54,8 +53,8 @@ def _write(request: EvaluateRequest, emit: Emit, folder: Path) -> EvaluationRepo
 
     config = request.evaluation
     tokenizer = load_tokenizer(request.chosen.folder)
-    questions = list(_questions(request, tokenizer))
-    tokens = Dataset.from_file(str(request.tokens.validation))
+    tokens = Dataset.from_file(str(request.tokens.measured))
+    questions = list(islice(_questions(tokens, tokenizer), config.num_samples))
     done, total = 0, 2 * (len(questions) + len(tokens))
 
     def progress(rows: int) -> None:
@@ -87,7 +86,8 @@ def _write(request: EvaluateRequest, emit: Emit, folder: Path) -> EvaluationRepo
                     f"the {name} model does not run: {type(error).__name__}: {error}"
                 ) from error
         expected = [question.expected for question in questions]
-        values[name] |= metrics.compute(config.metrics, answers[name], expected)
+        if questions:  # a plain text asks nothing
+            values[name] |= metrics.compute(config.metrics, answers[name], expected)
     report = EvaluationReport(
         folder=folder,
         rows=len(tokens),
@@ -96,7 +96,13 @@ def _write(request: EvaluateRequest, emit: Emit, folder: Path) -> EvaluationRepo
         tuned=values["tuned"],
     )
     samples = [
-        {**question._asdict(), "base": base, "tuned": tuned}
+        {
+            "row": question.row,
+            "prompt": tokenizer.decode(question.prompt),
+            "expected": question.expected,
+            "base": base,
+            "tuned": tuned,
+        }
         for question, base, tuned in zip(questions, answers["base"], answers["tuned"], strict=True)
     ]
     with report.samples.open("w") as file:
@@ -105,24 +111,15 @@ def _write(request: EvaluateRequest, emit: Emit, folder: Path) -> EvaluationRepo
     return report
 
 
-def _questions(request: EvaluateRequest, tokenizer: Any) -> Iterator[Question]:
-    """The first held-out rows, each cut before its last trained turn."""
-    renderer = make_renderer(Template(request.tokens.template), tokenizer)
-    left_out = set(request.tokens.validation_split.too_long)
-    count = 0
-    for batch in pq.ParquetFile(request.clean.validation).iter_batches(1000):
-        for row in batch.to_pylist():
-            if row["row"] in left_out:
-                continue
-            if count == request.evaluation.num_samples:
-                return
-            count += 1
-            messages = row["messages"]
-            last = max(number for number, turn in enumerate(messages) if turn["trained"])
-            asked = renderer.with_tools(row["tools"])
-            text, (*_, span) = mask(messages[: last + 1], asked)
-            answer = text[span.start : span.end].removesuffix(asked.end)
-            yield Question(row["row"], text[: span.start], answer)
+def _questions(tokens: Dataset, tokenizer: Any) -> Iterator[Question]:
+    """Each row cut before its last answer; a plain text asks nothing."""
+    for row in tokens:
+        trained = np.array(row["labels"]) != IGNORED
+        last = len(trained) - int(trained[::-1].argmax())
+        first = last - int((~trained[:last])[::-1].argmax()) if not trained[:last].all() else 0
+        prompt, answer = row["input_ids"][:first], row["input_ids"][first:last]
+        if prompt and prompt != [tokenizer.bos_token_id]:
+            yield Question(row["row"], prompt, tokenizer.decode(answer, skip_special_tokens=True))
 
 
 def _loss(

@@ -11,7 +11,7 @@ import torch
 def generate(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[str],
+    prompts: Sequence[Sequence[int]],
     *,
     batch_size: int,
     max_new_tokens: int,
@@ -22,7 +22,7 @@ def generate(
     Args:
         model: A causal model.
         tokenizer: Its tokenizer.
-        prompts: Rendered texts that end where the answer begins.
+        prompts: The tokens up to where an answer begins.
         batch_size: Prompts at once.
         max_new_tokens: The tokens that an answer may have.
         on_progress: Is told how many more prompts are answered.
@@ -37,12 +37,8 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        inputs = tokenizer(
-            [prompts[index] for index in batch],
-            add_special_tokens=False,
-            padding=True,
-            return_tensors="pt",
-            return_token_type_ids=False,
+        inputs = tokenizer.pad(
+            {"input_ids": [list(prompts[index]) for index in batch]}, return_tensors="pt"
         ).to(model.device)
         with torch.inference_mode():
             output = model.generate(

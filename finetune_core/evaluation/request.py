@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from finetune_core.config.sections import EvaluationConfig, ModelConfig
-from finetune_core.types import ChosenCheckpoint, CleanData, Record, TokenizedData
+from finetune_core.types import ChosenCheckpoint, Record, TokenizedData
 
 
 class EvaluateRequest(Record):
     """What evaluating needs; `output` is the report's folder."""
 
-    clean: CleanData
     tokens: TokenizedData
     chosen: ChosenCheckpoint
     model: ModelConfig

@@ -18,6 +18,8 @@ from typing import ClassVar
 
 from finetune_core.child import Event, EventFile
 from finetune_core.config.pipeline import PipelineConfig
+from finetune_core.data.report import read_report
+from finetune_core.data.report_page import page
 from finetune_core.exceptions import HubError
 from finetune_core.hub.card import flat
 from finetune_core.hub.curve import draw_curve
@@ -25,6 +27,7 @@ from finetune_core.hub.ports import Hub, Point
 from finetune_core.storage import write_json
 from finetune_core.types import (
     CleanData,
+    DatasetSource,
     EvaluationReport,
     Job,
     TokenizedData,
@@ -90,7 +93,9 @@ class Tracking:
         """Logs the data's digest, the ledger of its rows and the counts."""
 
         def tell(run_id: str) -> None:
-            source = str(Path(config.dataset.path).absolute())
+            source = config.dataset.path
+            if config.dataset.source is DatasetSource.LOCAL_FILE:
+                source = str(Path(source).absolute())
             self._hub.log_dataset(
                 run_id,
                 name=Path(source).name,
@@ -98,13 +103,20 @@ class Tracking:
                 digest=clean.source_digest,
                 context="training",
             )
-            self._hub.log_file(run_id, clean.ledger, "data")
-            counts = {name: getattr(clean, name) for name in ("rows", "kept", "changed", "dropped")}
+            self._hub.log_file(run_id, tokens.ledger, "data")
+            with tempfile.TemporaryDirectory() as folder:
+                picture = Path(folder) / "data.html"
+                picture.write_text(page(read_report(tokens.report), Path(source).name))
+                self._hub.log_file(run_id, picture, "data")
+            outcomes = ("rows", "kept", "changed", "dropped")
+            counts = {name: getattr(tokens, name) for name in outcomes}
             splits = {"train": tokens.train_split, "validation": tokens.validation_split}
+            if tokens.evaluation_split:
+                splits["evaluation"] = tokens.evaluation_split
             for name, split in splits.items():
                 counts[f"{name}_rows"] = split.rows
                 counts[f"{name}_tokens"] = split.tokens
-                counts[f"{name}_rows_too_long"] = len(split.too_long)
+                counts[f"{name}_rows_too_long"] = split.too_long
             self._hub.log_params(run_id, {f"data.{name}": n for name, n in counts.items()})
 
         self._once("data", tell)

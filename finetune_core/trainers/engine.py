@@ -13,7 +13,7 @@ from transformers import EvalPrediction, Trainer, TrainingArguments
 from finetune_core.child import Emit
 from finetune_core.config.sections import TrainingConfig
 from finetune_core.data.collate import Collator
-from finetune_core.data.tokenize import load_tokenizer
+from finetune_core.data.encode import load_tokenizer
 from finetune_core.evaluation.token_score import score, token_sums
 from finetune_core.exceptions import FineTuneError, TrainingError
 from finetune_core.models.loading import bf16_on_gpu, load_model

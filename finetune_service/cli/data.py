@@ -14,11 +14,13 @@ from rich.text import Text
 
 from finetune_core import child
 from finetune_core.config import PipelineConfig
-from finetune_core.data.check import CheckReport, CheckRequest
-from finetune_core.data.check_page import facts, page, verdict
+from finetune_core.data.check import CheckRequest, CheckResult
+from finetune_core.data.report_page import facts, page, verdict
 from finetune_core.jobs import organization_folder
+from finetune_core.storage import from_here
 from flows import options
 from flows.command import report_errors
+from tasks.terminal import Terminal
 
 app = typer.Typer(no_args_is_help=True, help="Look at a dataset before it costs anything.")
 BAR = 30  # characters of the longest bar of the histogram
@@ -62,25 +64,32 @@ def check(
             tokenization=config.tokenization,
             cache=folder / "cache",
         )
-        report = child.run(
-            "finetune_core.data.check:check", request, CheckReport, folder=folder / "checks"
-        )
+        with Terminal("check") as terminal:
+            result = child.run(
+                "finetune_core.data.check:check",
+                request,
+                CheckResult,
+                folder=folder / "checks",
+                on_event=terminal,
+            )
         if html:
-            html.write_text(page(report, file.name))
+            html.write_text(page(result.report, Path(file).name))
         if as_json:
-            sys.stdout.write(json.dumps(report.model_dump(mode="json"), indent=2) + "\n")
+            found = {**result.report.model_dump(mode="json"), "ledger": str(result.ledger)}
+            sys.stdout.write(json.dumps(found, indent=2) + "\n")
         else:
-            _show(report)
+            _show(result)
 
     report_errors(work, as_json=as_json)
 
 
-def _show(report: CheckReport) -> None:
+def _show(result: CheckResult) -> None:
+    report = result.report
     console = Console(highlight=False, soft_wrap=True)
     table = Table(show_header=False, box=None)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    for fact in facts(report):
+    for fact in [*facts(report), ("ledger", str(from_here(result.ledger)))]:
         table.add_row(*fact)
     console.print(table)
     highest = max(report.tokens.histogram)

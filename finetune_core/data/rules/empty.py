@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from finetune_core.data.formats import Message
+from finetune_core.data.formats import TEXT, Conversation
 from finetune_core.data.rules.verdict import Found, Rule, Verdict
 
 
 def empty(action: Found) -> Rule:
     """Makes the rule: a row needs a turn to answer, and an answer in every trained turn."""
 
-    def check(number: int, messages: list[Message]) -> Verdict | None:
-        reason = _reason(messages)
+    def check(conversation: Conversation) -> Verdict | None:
+        reason = _reason(conversation)
         return Verdict(action, reason) if reason else None
 
     return check
 
 
-def _reason(messages: list[Message]) -> str | None:
-    if not any(message["trained"] for message in messages):
+def _reason(conversation: Conversation) -> str | None:
+    messages, _, rejected = conversation
+    trained = [message for message in messages if message["trained"]]
+    if not trained:
         return "no turn of an assistant to learn from"
-    for message in messages:
-        answered = message["content"].strip() or message["tool_calls"]
-        if message["trained"] and not answered:
-            return "the answer is empty"
-    if not any(m["role"] == "user" and m["content"].strip() for m in messages):
+    if not all(message["content"].strip() or message["tool_calls"] for message in trained):
+        return "the text is empty" if messages[0]["role"] == TEXT else "the answer is empty"
+    if messages[0]["role"] != TEXT and not any(
+        message["role"] == "user" and message["content"].strip() for message in messages
+    ):
         return "the prompt is empty"
+    if rejected and messages[-len(rejected) :] == rejected:
+        return "the chosen answer is the rejected one"
+    if rejected and not any(m["content"].strip() or m["tool_calls"] for m in rejected):
+        return "the rejected answer is empty"
     return None

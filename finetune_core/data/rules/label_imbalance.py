@@ -16,15 +16,14 @@ class LabelImbalance:
         self._ratio = ratio
         self._counts: Counter[str] | None = Counter()
 
-    def add(self, messages: list[Message]) -> None:
-        """Counts a row's last answer."""
+    def add(self, label: str | None) -> None:
+        """Counts a row's label, as `label_of` gives it."""
         if self._counts is None:
             return
-        answers = [message["content"].strip() for message in messages if message["trained"]]
-        if not answers or len(answers[-1]) > LONGEST_LABEL or "\n" in answers[-1]:
+        if label is None:
             self._counts = None  # these are texts, not labels
             return
-        self._counts[answers[-1]] += 1
+        self._counts[label] += 1
         if len(self._counts) > MOST_LABELS:
             self._counts = None
 
@@ -43,3 +42,11 @@ class LabelImbalance:
             f"of {len(counts)} labels, the most frequent stands in {counts[-1]:,} rows, "
             f"the rarest in {counts[0]:,}"
         ]
+
+
+def label_of(messages: list[Message]) -> str | None:
+    """A row's last answer, where it is short enough for a label."""
+    answers = [message["content"].strip() for message in messages if message["trained"]]
+    if not answers or len(answers[-1]) > LONGEST_LABEL or "\n" in answers[-1]:
+        return None
+    return answers[-1]

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from ftfy import TextFixerConfig, fix_text
 
-from finetune_core.data.formats import Message
-from finetune_core.data.rules.content import map_leaves, rewrite
+from finetune_core.data.formats import Conversation
+from finetune_core.data.rules.content import map_leaves, rewrite, texts
 from finetune_core.data.rules.verdict import Rule, Verdict
 
 # Only what is broken. ftfy can also tidy what people and programs write on purpose: entities of
@@ -22,18 +22,30 @@ REPAIRS = TextFixerConfig(
     normalization=None,
     explain=False,
 )
-CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
+SOUND = bytes({*b"\t\n\x0c\r", *range(0x20, 0x7F)})  # what ASCII has that is not broken
+# Beyond ASCII, what ftfy at least needs to find something: a control character, two other
+# characters side by side, or one of the few that it finds between letters.
+SUSPECT = re.compile(
+    "[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\u206a-\u206f\ufeff\ufff9-\ufffc\ud800-\udfff"
+    "\u00c2\u00c3\u0152\u0153]|[^\x00-\x7f]{2}"
+)
 
 
 def unicode(action: Literal["flag", "change"]) -> Rule:
     """Makes the rule."""
 
-    def check(number: int, messages: list[Message]) -> Verdict | None:
-        repaired = rewrite(messages, repair)
-        count = sum(before != after for before, after in zip(messages, repaired, strict=True))
+    def check(conversation: Conversation) -> Verdict | None:
+        # In JSON, escapes hide letters.
+        if all(_is_sound(text) and "\\u" not in text for text in texts(conversation)):
+            return None
+        repaired = rewrite(conversation, repair)
+        count = sum(
+            before != after
+            for before, after in zip(texts(conversation), texts(repaired), strict=True)
+        )
         if not count:
             return None
-        detail = f"broken text in {count} message{'s' if count > 1 else ''}"
+        detail = f"broken text in {count} place{'s' if count > 1 else ''}"
         if action == "flag":
             return Verdict("flag", detail)
         return Verdict("change", f"{detail} repaired", repaired)
@@ -43,11 +55,16 @@ def unicode(action: Literal["flag", "change"]) -> Rule:
 
 def repair(text: str) -> str:
     """The text with what is broken repaired."""
-    if text.isascii() and not CONTROL.search(text):
-        return text  # as most text is; ftfy would find nothing, but slowly
-    return fix_text(text, REPAIRS)
+    return text if _is_sound(text) else fix_text(text, REPAIRS)
 
 
 def repair_row(row: Any) -> Any:
     """A copy of a row with all of its text repaired."""
     return map_leaves(row, lambda leaf: repair(leaf) if isinstance(leaf, str) else leaf)
+
+
+def _is_sound(text: str) -> bool:
+    """Whether ftfy would find nothing, as in most text; it is slow to find that out itself."""
+    if text.isascii():
+        return not text.encode().translate(None, SOUND)
+    return not SUSPECT.search(text)

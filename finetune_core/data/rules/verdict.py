@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from finetune_core.data.formats import Message
+from finetune_core.data.formats import Conversation
+from finetune_core.data.rules.content import Fingerprint
 
 Found = Literal["flag", "drop"]  # what most rules can do with what they find
 
@@ -14,16 +15,18 @@ class Verdict(NamedTuple):
     """What becomes of a row.
 
     Attributes:
-        action: drop ends the row, change gives it other messages, flag only notes it.
+        action: drop ends the row, change gives it another conversation, flag only notes it.
         detail: What the ledger says; never the row's own text, which may be personal.
-        messages: What a changed row goes on as.
+        changed: What a changed row goes on as.
     """
 
     action: Literal["drop", "change", "flag"]
     detail: str
-    messages: list[Message] | None = None
+    changed: Conversation | None = None
 
 
-# Given a row's number and messages, says what becomes of it, or nothing. It may remember digests
-# of the rows that it has seen, never the rows.
-Rule = Callable[[int, list[Message]], "Verdict | None"]
+# Says what becomes of a row by itself, or nothing.
+Rule = Callable[[Conversation], "Verdict | None"]
+
+# Says it of a row by its number and fingerprint, and of what was seen before.
+Comparison = Callable[[int, Fingerprint], "Verdict | None"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_core.data.tokenize import load_tokenizer
+from finetune_core.data.encode import load_tokenizer
 
 
 @pytest.fixture

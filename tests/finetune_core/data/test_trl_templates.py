@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import pytest
 
+from finetune_core.data.encode import load_tokenizer
 from finetune_core.data.masks import IGNORED, labels, mask
 from finetune_core.data.templates import make_renderer
-from finetune_core.data.tokenize import load_tokenizer
 from finetune_core.exceptions import TemplateError
 from finetune_core.types import Template
 from tests.finetune_core.data.turns import turn

@@ -1,10 +1,10 @@
-"""What a check found, for people: the facts in words, and a page."""
+"""What was found, for people: the facts in words, and a page."""
 
 from __future__ import annotations
 
 from html import escape
 
-from finetune_core.data.check import CheckReport
+from finetune_core.data.report import DataReport
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto }
@@ -18,31 +18,37 @@ mark { background: #bdf0c8 }
 """
 
 
-def facts(report: CheckReport) -> list[tuple[str, str]]:
+def facts(report: DataReport) -> list[tuple[str, str]]:
     """What was counted, as names and values."""
     tokens = report.tokens
     return [
         ("rows", f"{report.rows:,} ({', '.join(report.formats)})"),
         ("kept, changed, dropped", f"{report.kept:,}, {report.changed:,}, {report.dropped:,}"),
         *(
-            (f"  {rule}", ", ".join(f"{count:,} {action}" for action, count in counts.items()))
+            (f"  {rule}", ", ".join(f"{n:,} {action}" for action, n in counts.items() if n))
             for rule, counts in report.rules.items()
         ),
         ("to learn from, held out", f"{report.train_rows:,}, {report.validation_rows:,}"),
+        *([("to evaluate on", f"{report.evaluation_rows:,}")] if report.evaluation_rows else []),
         ("tokens", f"{tokens.total:,}, {tokens.trained / tokens.total:.0%} of them trained"),
         ("a row: median, 90 %, 99 %", f"{tokens.median:,}, {tokens.p90:,}, {tokens.p99:,}"),
         ("longest", f"{tokens.longest:,}; {tokens.too_long:,} over the limit of {tokens.limit:,}"),
         ("template", report.template),
-        ("ledger", str(report.ledger)),
     ]
 
 
-def verdict(report: CheckReport) -> str:
+def verdict(report: DataReport) -> str:
     """The verdict with its reasons."""
     return f"{report.verdict}{': ' if report.reasons else ''}{'; '.join(report.reasons)}"
 
 
-def page(report: CheckReport, title: str) -> str:
+def markdown(report: DataReport) -> str:
+    """The facts as Markdown."""
+    rows = (f"| {name.strip()} | {value} |" for name, value in facts(report))
+    return "\n".join([f"# {verdict(report)}", "", "| | |", "|---|---|", *rows])
+
+
+def page(report: DataReport, title: str) -> str:
     """An HTML page that needs nothing beside it; what is trained is marked."""
     rows = "".join(f"<tr><th>{escape(k)}<td>{escape(v)}" for k, v in facts(report))
     highest = max(report.tokens.histogram)

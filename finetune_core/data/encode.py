@@ -1,0 +1,315 @@
+"""Encode: some clean rows → token ids and labels, and what became of those that do not fit.
+
+It knows nothing of other rows, so that several processes can do it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from finetune_core.config.sanitizing import SanitizeConfig
+from finetune_core.config.sections import TokenizationConfig
+from finetune_core.data.formats import TEXT, Conversation
+from finetune_core.data.ledger import Finding
+from finetune_core.data.masks import IGNORED, MaskedText, Span, mask
+from finetune_core.data.rows import to_conversation
+from finetune_core.data.rules.personal_data import redact_all
+from finetune_core.data.shorten import shortened, split
+from finetune_core.data.templates import PlainRenderer, make_renderer
+from finetune_core.exceptions import ModelLoadError, TemplateError
+from finetune_core.types import TooLong
+
+TOKENS_SCHEMA = pa.schema(
+    [
+        pa.field("row", pa.int64()),
+        pa.field("input_ids", pa.list_(pa.int32())),
+        pa.field("labels", pa.list_(pa.int32())),
+        pa.field("length", pa.int32()),
+    ]
+)
+
+
+class Tokens(NamedTuple):
+    """A row's tokens, two arrays of one length, int32; a label is the token, or `IGNORED`."""
+
+    ids: np.ndarray
+    labels: np.ndarray
+
+
+class Revision(NamedTuple):
+    """A row that is not tokenized as it is: where it stands, why, and itself as JSON."""
+
+    file: str
+    row: int
+    finding: Finding
+    original: str
+
+
+class Encoded(NamedTuple):
+    """What came of so many rows: their tokens, as `TOKENS_SCHEMA`, and what is not as it was."""
+
+    rows: int
+    tokens: pa.RecordBatch
+    trained: int
+    revisions: list[Revision]
+
+
+def encode(
+    tokenizer: Path, config: TokenizationConfig, sanitize: SanitizeConfig, batch: pa.RecordBatch
+) -> Encoded:
+    """Encodes rows.
+
+    Args:
+        tokenizer: Its folder.
+        config: The tokenization section.
+        sanitize: Says what is personal, and may not stand in the ledger.
+        batch: The rows, as `ROWS_SCHEMA`.
+
+    Raises:
+        ModelLoadError: The tokenizer does not load.
+        TemplateError: The trained tokens of a row, named by its number, cannot be told.
+    """
+    encoder = _encoder(tokenizer, config)
+    rows = batch.to_pylist()
+    conversations = [to_conversation(row) for row in rows]
+    results = encoder.encode(conversations, [row["row"] for row in rows])
+    numbers, parts, revisions = [], [], []
+    redact = redact_all(sanitize)
+    for row, conversation, (tokens, finding) in zip(rows, conversations, results, strict=True):
+        numbers += [row["row"]] * len(tokens)
+        parts += tokens
+        if finding:
+            original = json.dumps(redact(_plain_values(conversation)))
+            revisions.append(Revision(row["file"], row["row"], finding, original))
+    trained = sum(int((labels != IGNORED).sum()) for _, labels in parts)
+    return Encoded(len(rows), _table(numbers, parts), trained, revisions)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Loads a fast tokenizer from a model's folder; no code of the model's is run.
+
+    Raises:
+        ModelLoadError: It does not load, or gives no character offsets.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # transformers raises whatever the files make it stumble over
+        raise ModelLoadError(f"the tokenizer in {folder} does not load: {error}") from error
+    if not tokenizer.is_fast:
+        raise ModelLoadError(f"the tokenizer in {folder} has no fast version")
+    return tokenizer
+
+
+class Encoder:
+    """A tokenizer with its template."""
+
+    def __init__(self, tokenizer: Any, config: TokenizationConfig) -> None:
+        self._tokenizer = tokenizer
+        self._renderer = make_renderer(config.template, tokenizer)
+        self._texts = PlainRenderer(tokenizer)  # of rows that are one plain text
+        self._config = config
+
+    def encode(
+        self, conversations: Sequence[Conversation], numbers: Sequence[int]
+    ) -> list[tuple[list[Tokens], Finding | None]]:
+        """Encodes rows, each into one or, where it is split, several; into none if it is dropped.
+
+        Args:
+            conversations: The rows.
+            numbers: Their numbers, for errors.
+        """
+        masked: list[MaskedText | None] = []
+        results: list[tuple[list[Tokens], Finding | None]] = []
+        for number, conversation in zip(numbers, conversations, strict=True):
+            try:
+                masked.append(self._mask(conversation))
+                results.append(([], None))
+            except TemplateError as error:
+                masked.append(None)
+                results.append(([], self._refused(number, error)))
+        encodings = iter(self._encodings([each.text for each in masked if each]))
+        for place, (number, conversation) in enumerate(zip(numbers, conversations, strict=True)):
+            text = masked[place]
+            if text is None:
+                continue
+            try:
+                tokens = self._tokens(text, next(encodings))
+                if len(tokens.ids) <= self._config.max_length:
+                    results[place] = ([tokens], None)
+                else:
+                    results[place] = self._fit(conversation, tokens)
+            except TemplateError as error:
+                results[place] = ([], self._refused(number, error))
+        return results
+
+    def _mask(self, conversation: Conversation) -> MaskedText:
+        messages = conversation.messages
+        if messages[0]["role"] == TEXT:
+            text = self._texts.render(messages)
+            return MaskedText(text, [Span(len(self._texts.begin), len(text))])
+        masked = mask(messages, self._renderer.with_tools(conversation.tools))
+        if not masked.spans:
+            raise TemplateError("no token would be trained: no turn is an answer to be learned")
+        return masked
+
+    def _refused(self, number: int, error: TemplateError) -> Finding:
+        if self._config.refused == "error":
+            raise TemplateError(f"row {number}: {error.message}", hint=error.hint) from error
+        return Finding("template", "drop", error.message)
+
+    def _encodings(self, texts: list[str]) -> list[Any]:
+        encodings: list[Any] = self._tokenizer.backend_tokenizer.encode_batch(
+            texts, add_special_tokens=False
+        )
+        return encodings
+
+    def _tokens(self, masked: MaskedText, encoding: Any) -> Tokens:
+        ids = np.array(encoding.ids, dtype=np.int32)
+        runs = [_run(encoding, span) for span in masked.spans]
+        starts = [span.start for span in masked.spans]
+        if any(
+            encoding.token_to_chars(first)[0] < start
+            for (first, _), start in zip(runs, starts, strict=True)
+        ):
+            return self._in_pieces(masked, ids)
+        return _labelled(ids, runs)
+
+    def _in_pieces(self, masked: MaskedText, whole: np.ndarray) -> Tokens:
+        """Encodes what comes before an answer by itself, as it is encoded at inference.
+
+        Otherwise a token could reach from the prompt into the answer.
+        """
+        cuts = [0, *(span.start for span in masked.spans), len(masked.text)]
+        pieces = [masked.text[start:end] for start, end in pairwise(cuts)]
+        encodings = self._encodings(pieces)
+        ids = np.concatenate([np.array(each.ids, dtype=np.int32) for each in encodings])
+        if self._tokenizer.decode(ids) != self._tokenizer.decode(whole):
+            raise TemplateError(
+                "a token reaches from the prompt into the answer, and this tokenizer does not "
+                "write the two apart as it writes them together",
+                hint="End the prompt, or begin the answer, without white space.",
+            )
+        befores = accumulate(len(encoding.ids) for encoding in encodings)
+        runs = [
+            (before + first, before + last)
+            for before, encoding, span in zip(befores, encodings[1:], masked.spans, strict=False)
+            for first, last in [_run(encoding, Span(0, span.end - span.start))]
+        ]
+        return _labelled(ids, runs)
+
+    def _fit(
+        self, conversation: Conversation, tokens: Tokens
+    ) -> tuple[list[Tokens], Finding | None]:
+        """Does with a row that is too long what the config says."""
+        limit, policy = self._config.max_length, self._config.too_long
+        size = f"{len(tokens.ids):,} tokens, of {limit:,} that it may have"
+        dropped = Finding("too_long", "drop", size)
+        if policy is TooLong.DROP:
+            return [], dropped
+        if conversation.messages[0]["role"] == TEXT:
+            return self._fit_text(tokens, size)
+        if policy is TooLong.SPLIT:
+            parts = split(conversation, self._fits)
+            what = f"split into {len(parts)} rows"
+        else:
+            left = policy is TooLong.TRUNCATE_LEFT
+            short = shortened(conversation, self._length, limit, left)
+            parts = [short] if short else []
+            what = "the prompt is cut"
+        if not parts:
+            return [], dropped._replace(detail=f"{size}; what is to be learned does not fit")
+        encoded = [self._one(part) for part in parts]
+        return encoded, Finding("too_long", "change", f"{size}: {what}")
+
+    def _fit_text(self, tokens: Tokens, size: str) -> tuple[list[Tokens], Finding | None]:
+        limit, policy = self._config.max_length, self._config.too_long
+        begin = int(tokens.labels[0] == IGNORED)  # the token that starts every text
+        room = limit - begin
+        cuts = {
+            TooLong.TRUNCATE_LEFT: [len(tokens.ids) - room],
+            TooLong.TRUNCATE_RIGHT: [begin],
+        }.get(policy, list(range(begin, len(tokens.ids), room)))
+        parts = [
+            Tokens(*(np.concatenate([each[:begin], each[cut : cut + room]]) for each in tokens))
+            for cut in cuts
+        ]
+        what = f"split into {len(parts)} rows" if policy is TooLong.SPLIT else "the text is cut"
+        return parts, Finding("too_long", "change", f"{size}: {what}")
+
+    def _one(self, conversation: Conversation) -> Tokens:
+        masked = self._mask(conversation)
+        return self._tokens(masked, *self._encodings([masked.text]))
+
+    def _length(self, conversation: Conversation) -> int:
+        return len(self._one(conversation).ids)
+
+    def _fits(self, conversation: Conversation) -> bool:
+        try:
+            return self._length(conversation) <= self._config.max_length
+        except TemplateError:  # it can be that this part alone has nothing to learn
+            return False
+
+
+@lru_cache(maxsize=1)
+def _encoder(tokenizer: Path, config: TokenizationConfig) -> Encoder:
+    return Encoder(load_tokenizer(tokenizer), config)
+
+
+def _run(encoding: Any, span: Span) -> tuple[int, int]:
+    """The first and the last token of a range of characters, both included."""
+    first = _token(encoding, range(span.start, span.end))
+    last = _token(encoding, range(span.end - 1, span.start - 1, -1))
+    count = len(encoding)
+    while last + 1 < count and encoding.token_to_chars(last + 1)[0] < span.end:
+        last += 1  # one character can be several tokens
+    return first, last
+
+
+def _token(encoding: Any, places: range) -> int:
+    """The token of the first of some characters that has one; blanks may have none."""
+    for place in places:
+        token = encoding.char_to_token(place)
+        if token is not None:
+            return int(token)
+    raise TemplateError("no token would be trained: the tokenizer leaves out the whole answer")
+
+
+def _labelled(ids: np.ndarray, runs: Sequence[tuple[int, int]]) -> Tokens:
+    labels = np.full_like(ids, IGNORED)
+    for first, last in runs:
+        labels[first : last + 1] = ids[first : last + 1]
+    return Tokens(ids, labels)
+
+
+def _table(numbers: list[int], parts: list[Tokens]) -> pa.RecordBatch:
+    lengths = [len(ids) for ids, _ in parts]
+    offsets = pa.array([0, *accumulate(lengths)], pa.int32())
+
+    def lists(arrays: Sequence[np.ndarray]) -> pa.Array:
+        flat = np.concatenate(arrays) if arrays else np.array([], dtype=np.int32)
+        return pa.ListArray.from_arrays(offsets, pa.array(flat, pa.int32()))
+
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(numbers, pa.int64()),
+            lists([ids for ids, _ in parts]),
+            lists([labels for _, labels in parts]),
+            pa.array(lengths, pa.int32()),
+        ],
+        schema=TOKENS_SCHEMA,
+    )
+
+
+def _plain_values(conversation: Conversation) -> dict[str, Any]:
+    """The row as it was when it was tokenized, without what it does not have."""
+    return {name: value for name, value in conversation._asdict().items() if value}
