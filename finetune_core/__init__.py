@@ -6,6 +6,24 @@ set_library_defaults()
 
 from finetune_core.config import ConfigBuilder, PipelineConfig  # noqa: E402 - the defaults first
 from finetune_core.data.dataset import Dataset  # noqa: E402
+from finetune_core.data.pipeline import (  # noqa: E402
+    DataPipeline,
+    format_instruction_dataset,
+    prepare_dataset,
+    quick_load,
+)
+from finetune_core.data.sanitizer import DatasetSanitizer, ValidationResult  # noqa: E402
 from finetune_core.version import __version__  # noqa: E402
 
-__all__ = ["ConfigBuilder", "Dataset", "PipelineConfig", "__version__"]
+__all__ = [
+    "ConfigBuilder",
+    "DataPipeline",
+    "Dataset",
+    "DatasetSanitizer",
+    "PipelineConfig",
+    "ValidationResult",
+    "__version__",
+    "format_instruction_dataset",
+    "prepare_dataset",
+    "quick_load",
+]

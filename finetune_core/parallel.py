@@ -25,7 +25,8 @@ def in_order(function: Callable[[A], B], parts: Iterable[A], size: int) -> Itera
     Args:
         function: What is done with a part; it and the parts can be pickled.
         parts: The parts; only a few are read before their results are taken.
-        size: The bytes of all of them together, of which it depends whether processes are worth it.
+        size: The bytes of all of them together, weighed by how slow the work is; it depends on
+            them whether processes are worth it.
 
     Raises:
         ChildDiedError: A process was killed.

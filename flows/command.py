@@ -30,7 +30,7 @@ from finetune_core.hub.card import JobResult
 from finetune_core.jobs import check_writable, find_config, jobs_folder
 from finetune_core.models.source import find_model
 from finetune_core.storage import from_here
-from finetune_core.types import new_job_id
+from finetune_core.types import DatasetSource, new_job_id
 from flows import options
 
 
@@ -43,7 +43,10 @@ def run(
         str | None,
         typer.Option("--dataset", "-d", help="The training file: JSON, JSONL, CSV, Parquet."),
     ] = None,
+    hf_dataset: options.HubDataset = None,
     validation: options.Validation = None,
+    evaluation: options.Evaluation = None,
+    format: options.Format = None,  # noqa: A002 - it is the flag's name
     input_field: options.InputField = None,
     output_field: options.OutputField = None,
     max_samples: Annotated[
@@ -97,8 +100,11 @@ def run(
     flags: dict[str, dict[str, Any]] = {
         "model": {"name": model},
         "dataset": {
-            "path": dataset,
+            "path": hf_dataset or dataset,
+            "source": "hub" if hf_dataset else None,
             "validation_path": validation,
+            "evaluation_path": evaluation,
+            "format": format,
             "input_field": input_field,
             "output_field": output_field,
             "max_samples": max_samples,
@@ -191,7 +197,9 @@ def _check(config: PipelineConfig, organization: str) -> None:
     Raises:
         InputError: The dataset, the model or the output folder is not there.
     """
-    for path in (config.dataset.path, config.dataset.validation_path):
+    dataset = config.dataset
+    local = dataset.source is DatasetSource.LOCAL_FILE  # what a hub has is fetched in its stage
+    for path in (dataset.path if local else None, dataset.validation_path, dataset.evaluation_path):
         if path is not None:
             find_files(Path(path))
     find_model(config.model)

@@ -10,6 +10,15 @@ Model = Annotated[
     str | None, typer.Option("--model", "-m", help="A model's folder, or its id on the hub.")
 ]
 Validation = Annotated[str | None, typer.Option("--validation", help="A file of held-out rows.")]
+Evaluation = Annotated[
+    str | None, typer.Option("--evaluation", help="A file of rows to compare base and tuned on.")
+]
+HubDataset = Annotated[
+    str | None, typer.Option("--hf-dataset", help="A hub's dataset, by its id, for a file.")
+]
+Format = Annotated[
+    str | None, typer.Option("--format", help="What a row looks like; else found: chat, alpaca ...")
+]
 InputField = Annotated[str | None, typer.Option("--input-field", help="The column of the prompt.")]
 OutputField = Annotated[
     str | None, typer.Option("--output-field", help="The column of the answer.")

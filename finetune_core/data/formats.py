@@ -11,6 +11,7 @@ from finetune_core.types import DatasetFormat
 
 Row = Mapping[str, Any]
 
+ALPACA_ANSWERS = ("output", "response")
 TEXT = "text"  # the role of a plain text, which is all that its row has
 ROLES = ("system", "user", "assistant", "tool")
 SHAREGPT_ROLES = {
@@ -240,8 +241,7 @@ FORMATS = (
     Format(DatasetFormat.PREFERENCE.value, ("chosen", "rejected"), _preference),
     Format(DatasetFormat.CHAT.value, ("messages",), _chat),
     Format(DatasetFormat.SHAREGPT.value, ("conversations",), _sharegpt),
-    _alpaca("output"),
-    _alpaca("response"),
+    *map(_alpaca, ALPACA_ANSWERS),
     two_columns(DatasetFormat.PROMPT_COMPLETION.value, "prompt", "completion"),
     two_columns(DatasetFormat.TEXT_LABEL.value, "text", "label"),
     two_columns(DatasetFormat.QUESTION_ANSWER.value, "question", "answer"),

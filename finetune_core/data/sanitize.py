@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from finetune_core.child import Emit
+from finetune_core.config.sanitizing import SanitizeConfig
 from finetune_core.config.sections import DatasetConfig
 from finetune_core.data.examine import Examined, examine, original
 from finetune_core.data.formats import find_format
@@ -51,6 +52,29 @@ JUDGED_SCHEMA = pa.schema(
         pa.field("original", pa.string()),
     ]
 )
+
+
+def compare_rows(
+    comparisons: dict[str, Comparison], block: Block, examined: Examined, rules: SanitizeConfig
+) -> list[int]:
+    """Compares the rows of a block with those before; gives the places of those left."""
+    left = []
+    for place, fingerprint in enumerate(examined.fingerprints):
+        if examined.outcomes[place] == DROPPED:
+            continue
+        for rule, compare in comparisons.items():
+            verdict = compare(block.first + place, fingerprint)
+            if verdict is None:
+                continue
+            examined.findings[place].append(Finding(rule, verdict.action, verdict.detail))
+            if verdict.action == "drop":
+                examined.outcomes[place] = DROPPED
+                if examined.originals[place] is None:
+                    examined.originals[place] = original(block.row(place), rules)
+                break
+        else:
+            left.append(place)
+    return left
 
 
 class SanitizeRequest(Record):
@@ -159,7 +183,7 @@ class _Sanitizing:
         size = sum(file.stat().st_size for file in files)
         for examined in in_order(partial(examine, config, columns), handed_out(), size):
             block = waiting.popleft()
-            left = self._compare(comparisons, block, examined)
+            left = compare_rows(comparisons, block, examined, self._rules)
             numbers = [block.first + place for place in left]
             if examined.sketches:
                 self._near.add(source, numbers, examined.sketches.take(left))
@@ -170,28 +194,6 @@ class _Sanitizing:
                     self._labels.add(examined.labels[place])
             self._emit({"type": "progress", "done": block.first + len(block.items) - 1})
             yield _batch(source, block, examined)
-
-    def _compare(
-        self, comparisons: dict[str, Comparison], block: Block, examined: Examined
-    ) -> list[int]:
-        """Compares the rows of a block with those before; gives the places of those left."""
-        left = []
-        for place, fingerprint in enumerate(examined.fingerprints):
-            if examined.outcomes[place] == DROPPED:
-                continue
-            for rule, compare in comparisons.items():
-                verdict = compare(block.first + place, fingerprint)
-                if verdict is None:
-                    continue
-                examined.findings[place].append(Finding(rule, verdict.action, verdict.detail))
-                if verdict.action == "drop":
-                    examined.outcomes[place] = DROPPED
-                    if examined.originals[place] is None:
-                        examined.originals[place] = original(block.row(place), self._rules)
-                    break
-            else:
-                left.append(place)
-        return left
 
     def _deal(self, judged: Path) -> dict[str, int]:
         """Deals the judged rows out to the splits and the ledger; gives the rows of each split."""

@@ -33,9 +33,14 @@ def root() -> None:
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(help="The file or folder to check.")],
+    file: Annotated[
+        str | None, typer.Argument(help="The file or folder to check.", show_default=False)
+    ] = None,
+    hf_dataset: options.HubDataset = None,
     model: options.Model = None,
     validation: options.Validation = None,
+    evaluation: options.Evaluation = None,
+    format: options.Format = None,  # noqa: A002 - it is the flag's name
     input_field: options.InputField = None,
     output_field: options.OutputField = None,
     max_length: options.MaxLength = None,
@@ -46,17 +51,22 @@ def check(
     """Say what training on a file would see: rows, tokens, what is trained, what is doubtful."""
 
     def work() -> None:
-        given = {
-            "dataset": {
-                "path": str(file),
-                "validation_path": validation,
-                "input_field": input_field,
-                "output_field": output_field,
-            },
-            "model": {"name": model} if model else {},
-            "tokenization": {"max_length": max_length} if max_length else {},
+        dataset = {
+            "path": hf_dataset or file,
+            "source": "hub" if hf_dataset else None,
+            "validation_path": validation,
+            "evaluation_path": evaluation,
+            "format": format,
+            "input_field": input_field,
+            "output_field": output_field,
         }
-        config = PipelineConfig.parse(given)
+        config = PipelineConfig.parse(
+            {
+                "dataset": {name: value for name, value in dataset.items() if value},
+                "model": {"name": model} if model else {},
+                "tokenization": {"max_length": max_length} if max_length else {},
+            }
+        )
         folder = organization_folder(organization)
         request = CheckRequest(
             dataset=config.dataset,
@@ -73,7 +83,7 @@ def check(
                 on_event=terminal,
             )
         if html:
-            html.write_text(page(result.report, Path(file).name))
+            html.write_text(page(result.report, Path(config.dataset.path).name))
         if as_json:
             found = {**result.report.model_dump(mode="json"), "ledger": str(result.ledger)}
             sys.stdout.write(json.dumps(found, indent=2) + "\n")

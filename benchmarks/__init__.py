@@ -1,0 +1,1 @@
+"""Benchmarks: each prints a table of what was measured beside a named peer."""
