@@ -152,7 +152,7 @@ def sanitize(file: Path, near: str = "off") -> dict:
 def tokenize(file: Path) -> dict:
     """Ours, on what `sanitize` left."""
     from finetune_core.config.sanitizing import SanitizeConfig
-    from finetune_core.config.sections import ModelConfig, TokenizationConfig
+    from finetune_core.config.sections import TokenizationConfig
     from finetune_core.data.tokenize import TokenizeRequest
     from finetune_core.data.tokenize import tokenize as work
     from finetune_core.types import CleanData
@@ -160,7 +160,7 @@ def tokenize(file: Path) -> dict:
     kept = Path(os.environ["BENCHMARK_FOLDER"]) / f"clean-{file.stem}.json"
     request = TokenizeRequest(
         clean=CleanData.model_validate_json(kept.read_text()),
-        model=ModelConfig(name=str(BASE)),
+        tokenizer=BASE,
         tokenization=TokenizationConfig(max_length=8192),
         sanitize=SanitizeConfig(),
         cache=tempfile.mkdtemp(dir=os.environ["BENCHMARK_FOLDER"]),

@@ -38,7 +38,7 @@ def in_order(function: Callable[[A], B], parts: Iterable[A], size: int) -> Itera
     from loky import ProcessPoolExecutor
     from loky.process_executor import TerminatedWorkerError
 
-    pool = ProcessPoolExecutor(jobs, initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(jobs, initializer=_end_with_parent, initargs=(os.getpid(),))
     waiting: deque[Future[B]] = deque()
     try:
         for part in parts:
@@ -56,10 +56,9 @@ def in_order(function: Callable[[A], B], parts: Iterable[A], size: int) -> Itera
         pool.shutdown(kill_workers=True)
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(parent: int) -> None:
     """Has this process end when its parent is gone; left to itself it would wait for minutes."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -7,6 +7,7 @@ from finetune_core.data.tokenize import TokenizeRequest
 from finetune_core.hub import open_hub
 from finetune_core.hub.tracking import Tracking
 from finetune_core.jobs import organization_folder
+from finetune_core.models.source import find_model
 from finetune_core.types import CleanData, Job, TokenizedData
 from tasks.artifacts import publish_data
 from tasks.stage import STAGE, run_in_child, run_stage
@@ -20,7 +21,7 @@ def tokenize_data(job: Job, config: PipelineConfig, clean: CleanData) -> Tokeniz
     """Clean rows → token ids and labels."""
     request = TokenizeRequest(
         clean=clean,
-        model=config.model,
+        tokenizer=find_model(config.model),
         tokenization=config.tokenization,
         sanitize=config.dataset.sanitize,
         cache=organization_folder(job.organization) / "cache" / "tokens",

@@ -195,7 +195,11 @@ def _exclusions(sections: Mapping[str, Section]) -> list[Fault]:
             file, split = getattr(dataset, f"{name}_path"), getattr(dataset, f"{name}_split")
             if file and split:
                 faults.append(Fault(f"dataset.{name}_split", f"is told already by {name}_path"))
+        if dataset.sanitize.language != "off" and not dataset.sanitize.languages:
+            faults.append(Fault("dataset.sanitize.languages", "is needed by the rule language"))
         if dataset.source is not DatasetSource.HUB:
+            if dataset.split != "train":
+                faults.append(Fault("dataset.split", "is for the source hub"))
             faults += [
                 Fault(f"dataset.{name}", "is for the source hub")
                 for name in ("subset", "revision", "validation_split", "evaluation_split")

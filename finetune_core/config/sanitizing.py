@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from finetune_core.config.defaults import setting
 from finetune_core.config.section import Section
 
-Filter = Literal["off", "flag", "drop"]
-Privacy = Literal["off", "flag", "redact", "drop"]
+Off = BeforeValidator(lambda value: "off" if value is False else value)  # as YAML reads `off`
+Filter = Annotated[Literal["off", "flag", "drop"], Off]
+Privacy = Annotated[Literal["off", "flag", "redact", "drop"], Off]
 
 
 class SanitizeConfig(Section):
@@ -19,7 +20,7 @@ class SanitizeConfig(Section):
     A flagged row stays as it is; the ledger names it, and the record counts it.
     """
 
-    unicode: Literal["off", "flag", "change"] = "change"
+    unicode: Annotated[Literal["off", "flag", "change"], Off] = "change"
     """Text decoded wrongly, control characters, terminal escapes, lone surrogates."""
 
     secret: Privacy = "flag"  # noqa: S105

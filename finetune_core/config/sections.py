@@ -100,7 +100,7 @@ class DatasetConfig(Section):
     """The column of the answer; found from the columns' names where it is not given."""
 
     system_prompt: str | None = None
-    """A system message that is put before each row."""
+    """A system message that is put before each row that has none."""
 
     max_samples: int | None = Field(None, ge=1)
     """Read only so many rows of the training file, from the first on."""

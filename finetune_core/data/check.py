@@ -9,6 +9,7 @@ from finetune_core.config.sections import DatasetConfig, ModelConfig, Tokenizati
 from finetune_core.data.report import DataReport, read_report
 from finetune_core.data.sanitize import SanitizeRequest, sanitize
 from finetune_core.data.tokenize import TokenizeRequest, tokenize
+from finetune_core.models.source import find_model
 from finetune_core.types import Record
 
 
@@ -38,7 +39,7 @@ def check(request: CheckRequest, emit: Emit) -> CheckResult:
     tokens = tokenize(
         TokenizeRequest(
             clean=clean,
-            model=request.model,
+            tokenizer=find_model(request.model),
             tokenization=request.tokenization,
             sanitize=request.dataset.sanitize,
             cache=request.cache / "tokens",

@@ -14,16 +14,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import tokenizers
 
 from finetune_core.config.sanitizing import SanitizeConfig
 from finetune_core.config.sections import TokenizationConfig
-from finetune_core.data.formats import TEXT, Conversation
+from finetune_core.data.examine import original
+from finetune_core.data.formats import TEXT, Conversation, Message
 from finetune_core.data.ledger import Finding
 from finetune_core.data.masks import IGNORED, MaskedText, Span, mask
 from finetune_core.data.rows import to_conversation
-from finetune_core.data.rules.personal_data import redact_all
 from finetune_core.data.shorten import shortened, split
-from finetune_core.data.templates import PlainRenderer, make_renderer
+from finetune_core.data.templates import PlainRenderer, Renderer, make_renderer
 from finetune_core.exceptions import ModelLoadError, TemplateError
 from finetune_core.types import TooLong
 
@@ -63,12 +64,17 @@ class Encoded(NamedTuple):
 
 
 def encode(
-    tokenizer: Path, config: TokenizationConfig, sanitize: SanitizeConfig, batch: pa.RecordBatch
+    tokenizer: Path,
+    digest: str,
+    config: TokenizationConfig,
+    sanitize: SanitizeConfig,
+    batch: pa.RecordBatch,
 ) -> Encoded:
     """Encodes rows.
 
     Args:
         tokenizer: Its folder.
+        digest: Of the tokenizer's files.
         config: The tokenization section.
         sanitize: Says what is personal, and may not stand in the ledger.
         batch: The rows, as `ROWS_SCHEMA`.
@@ -77,18 +83,17 @@ def encode(
         ModelLoadError: The tokenizer does not load.
         TemplateError: The trained tokens of a row, named by its number, cannot be told.
     """
-    encoder = _encoder(tokenizer, config)
     rows = batch.to_pylist()
     conversations = [to_conversation(row) for row in rows]
-    results = encoder.encode(conversations, [row["row"] for row in rows])
+    names = [f"row {row['row']} of the {row['file']} file" for row in rows]
+    results = _encoder(tokenizer, digest, config).encode(conversations, names)
     numbers, parts, revisions = [], [], []
-    redact = redact_all(sanitize)
     for row, conversation, (tokens, finding) in zip(rows, conversations, results, strict=True):
         numbers += [row["row"]] * len(tokens)
         parts += tokens
         if finding:
-            original = json.dumps(redact(_plain_values(conversation)))
-            revisions.append(Revision(row["file"], row["row"], finding, original))
+            values = original(_plain_values(conversation), sanitize)
+            revisions.append(Revision(row["file"], row["row"], finding, values))
     trained = sum(int((labels != IGNORED).sum()) for _, labels in parts)
     return Encoded(len(rows), _table(numbers, parts), trained, revisions)
 
@@ -110,6 +115,13 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
+class _Text(NamedTuple):
+    """A row as text, and the ids of what starts it, which some tokenizers must not see as text."""
+
+    masked: MaskedText
+    begin: list[int]
+
+
 class Encoder:
     """A tokenizer with its template."""
 
@@ -118,28 +130,33 @@ class Encoder:
         self._renderer = make_renderer(config.template, tokenizer)
         self._texts = PlainRenderer(tokenizer)  # of rows that are one plain text
         self._config = config
+        # A post-processor would add tokens, and take blanks out of the characters of a token.
+        self._backend = tokenizers.Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._backend.post_processor = None
+        self._backend.no_padding()
+        self._backend.no_truncation()
 
     def encode(
-        self, conversations: Sequence[Conversation], numbers: Sequence[int]
+        self, conversations: Sequence[Conversation], names: Sequence[str]
     ) -> list[tuple[list[Tokens], Finding | None]]:
         """Encodes rows, each into one or, where it is split, several; into none if it is dropped.
 
         Args:
             conversations: The rows.
-            numbers: Their numbers, for errors.
+            names: How errors call them.
         """
-        masked: list[MaskedText | None] = []
+        texts: list[_Text | None] = []
         results: list[tuple[list[Tokens], Finding | None]] = []
-        for number, conversation in zip(numbers, conversations, strict=True):
+        for name, conversation in zip(names, conversations, strict=True):
             try:
-                masked.append(self._mask(conversation))
+                texts.append(self._text(conversation))
                 results.append(([], None))
             except TemplateError as error:
-                masked.append(None)
-                results.append(([], self._refused(number, error)))
-        encodings = iter(self._encodings([each.text for each in masked if each]))
-        for place, (number, conversation) in enumerate(zip(numbers, conversations, strict=True)):
-            text = masked[place]
+                texts.append(None)
+                results.append(([], self._refused(name, error)))
+        encodings = iter(self._encodings([text.masked.text for text in texts if text]))
+        for place, (name, conversation) in enumerate(zip(names, conversations, strict=True)):
+            text = texts[place]
             if text is None:
                 continue
             try:
@@ -149,42 +166,55 @@ class Encoder:
                 else:
                     results[place] = self._fit(conversation, tokens)
             except TemplateError as error:
-                results[place] = ([], self._refused(number, error))
+                results[place] = ([], self._refused(name, error))
         return results
 
-    def _mask(self, conversation: Conversation) -> MaskedText:
+    def _text(self, conversation: Conversation) -> _Text:
         messages = conversation.messages
-        if messages[0]["role"] == TEXT:
-            text = self._texts.render(messages)
-            return MaskedText(text, [Span(len(self._texts.begin), len(text))])
-        masked = mask(messages, self._renderer.with_tools(conversation.tools))
+        if messages and messages[0]["role"] == TEXT:
+            renderer: Renderer = self._texts
+            text = renderer.render(messages)
+            masked = MaskedText(text, [Span(len(renderer.begin), len(text))])
+        else:
+            renderer = self._renderer.with_tools(conversation.tools)
+            masked = mask(messages, renderer)
         if not masked.spans:
             raise TemplateError("no token would be trained: no turn is an answer to be learned")
-        return masked
+        if not renderer.begin:
+            return _Text(masked, [])
+        cut = len(renderer.begin)
+        spans = [Span(start - cut, end - cut) for start, end in masked.spans]
+        return _Text(MaskedText(masked.text[cut:], spans), [self._tokenizer.bos_token_id])
 
-    def _refused(self, number: int, error: TemplateError) -> Finding:
+    def _refused(self, name: str, error: TemplateError) -> Finding:
         if self._config.refused == "error":
-            raise TemplateError(f"row {number}: {error.message}", hint=error.hint) from error
+            hint = f"{error.hint or ''}\ntokenization.refused: drop leaves such rows out.".strip()
+            raise TemplateError(f"{name}: {error.message}", hint=hint) from error
         return Finding("template", "drop", error.message)
 
     def _encodings(self, texts: list[str]) -> list[Any]:
-        encodings: list[Any] = self._tokenizer.backend_tokenizer.encode_batch(
-            texts, add_special_tokens=False
-        )
+        encodings: list[Any] = self._backend.encode_batch(texts, add_special_tokens=False)
         return encodings
 
-    def _tokens(self, masked: MaskedText, encoding: Any) -> Tokens:
+    def _tokens(self, text: _Text, encoding: Any) -> Tokens:
+        masked = text.masked
         ids = np.array(encoding.ids, dtype=np.int32)
         runs = [_run(encoding, span) for span in masked.spans]
-        starts = [span.start for span in masked.spans]
         if any(
-            encoding.token_to_chars(first)[0] < start
-            for (first, _), start in zip(runs, starts, strict=True)
+            encoding.token_to_chars(first)[0] < span.start
+            for (first, _), span in zip(runs, masked.spans, strict=True)
         ):
-            return self._in_pieces(masked, ids)
-        return _labelled(ids, runs)
+            ids, runs = self._in_pieces(masked, ids)
+        labels = np.full_like(ids, IGNORED)
+        for first, last in runs:
+            labels[first : last + 1] = ids[first : last + 1]
+        begin = np.array(text.begin, dtype=np.int32)
+        nothing = np.full_like(begin, IGNORED)
+        return Tokens(np.concatenate([begin, ids]), np.concatenate([nothing, labels]))
 
-    def _in_pieces(self, masked: MaskedText, whole: np.ndarray) -> Tokens:
+    def _in_pieces(
+        self, masked: MaskedText, whole: np.ndarray
+    ) -> tuple[np.ndarray, list[tuple[int, int]]]:
         """Encodes what comes before an answer by itself, as it is encoded at inference.
 
         Otherwise a token could reach from the prompt into the answer.
@@ -205,7 +235,7 @@ class Encoder:
             for before, encoding, span in zip(befores, encodings[1:], masked.spans, strict=False)
             for first, last in [_run(encoding, Span(0, span.end - span.start))]
         ]
-        return _labelled(ids, runs)
+        return ids, runs
 
     def _fit(
         self, conversation: Conversation, tokens: Tokens
@@ -219,8 +249,10 @@ class Encoder:
         if conversation.messages[0]["role"] == TEXT:
             return self._fit_text(tokens, size)
         if policy is TooLong.SPLIT:
-            parts = split(conversation, self._fits)
+            parts, left_out = split(conversation, self._fits)
             what = f"split into {len(parts)} rows"
+            if left_out:
+                what += f"; {left_out} of its answers fit into none"
         else:
             left = policy is TooLong.TRUNCATE_LEFT
             short = shortened(conversation, self._length, limit, left)
@@ -243,12 +275,14 @@ class Encoder:
             Tokens(*(np.concatenate([each[:begin], each[cut : cut + room]]) for each in tokens))
             for cut in cuts
         ]
+        if len(parts[-1].ids) == 1:  # a first token is never learned, so one goes before it
+            parts[-1] = Tokens(tokens.ids[-2:], np.array([IGNORED, tokens.ids[-1]], dtype=np.int32))
         what = f"split into {len(parts)} rows" if policy is TooLong.SPLIT else "the text is cut"
         return parts, Finding("too_long", "change", f"{size}: {what}")
 
     def _one(self, conversation: Conversation) -> Tokens:
-        masked = self._mask(conversation)
-        return self._tokens(masked, *self._encodings([masked.text]))
+        text = self._text(conversation)
+        return self._tokens(text, *self._encodings([text.masked.text]))
 
     def _length(self, conversation: Conversation) -> int:
         return len(self._one(conversation).ids)
@@ -261,7 +295,7 @@ class Encoder:
 
 
 @lru_cache(maxsize=1)
-def _encoder(tokenizer: Path, config: TokenizationConfig) -> Encoder:
+def _encoder(tokenizer: Path, digest: str, config: TokenizationConfig) -> Encoder:
     return Encoder(load_tokenizer(tokenizer), config)
 
 
@@ -282,13 +316,6 @@ def _token(encoding: Any, places: range) -> int:
         if token is not None:
             return int(token)
     raise TemplateError("no token would be trained: the tokenizer leaves out the whole answer")
-
-
-def _labelled(ids: np.ndarray, runs: Sequence[tuple[int, int]]) -> Tokens:
-    labels = np.full_like(ids, IGNORED)
-    for first, last in runs:
-        labels[first : last + 1] = ids[first : last + 1]
-    return Tokens(ids, labels)
 
 
 def _table(numbers: list[int], parts: list[Tokens]) -> pa.RecordBatch:
@@ -312,4 +339,13 @@ def _table(numbers: list[int], parts: list[Tokens]) -> pa.RecordBatch:
 
 def _plain_values(conversation: Conversation) -> dict[str, Any]:
     """The row as it was when it was tokenized, without what it does not have."""
-    return {name: value for name, value in conversation._asdict().items() if value}
+
+    def messages(turns: Sequence[Message]) -> list[dict[str, Any]]:
+        return [{**turn, "tool_calls": json.loads(turn["tool_calls"] or "null")} for turn in turns]
+
+    values = {
+        "messages": messages(conversation.messages),
+        "tools": json.loads(conversation.tools or "null"),
+        "rejected": messages(conversation.rejected),
+    }
+    return {name: value for name, value in values.items() if value}

@@ -6,8 +6,9 @@ It knows nothing of other rows, so that several processes can do it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ from finetune_core.config.sanitizing import SanitizeConfig
 from finetune_core.config.sections import DatasetConfig
 from finetune_core.data.formats import TEXT, Conversation, RowFault, find_format, system
 from finetune_core.data.ledger import CHANGED, DROPPED, KEPT, Finding
-from finetune_core.data.loading import Block, SourceRow
+from finetune_core.data.loading import Block
 from finetune_core.data.rows import CONVERSATION_FIELDS, to_columns
 from finetune_core.data.rules import make_rules
 from finetune_core.data.rules.content import Fingerprint, fingerprint, texts
@@ -64,33 +65,39 @@ def examine(config: DatasetConfig, columns: tuple[str, ...], block: Block) -> Ex
     format_ = find_format(columns, config.input_field, config.output_field, config.format)
     rules, near = _rules(config.sanitize), looks_for_near(config.sanitize)
     examined = Examined([], [], [], [], [], [], None)
-    conversations: list[Conversation] = []
+    judged: list[Conversation] = []
     for row in block.rows():
         try:
             missing = [column for column in format_.columns if column not in row.values]
             if missing:
                 raise RowFault(f"has no field {missing[0]!r}, which the first row has")
             conversation = format_.read(row.values)
+            if config.sanitize.unicode != "change":
+                _check_encodable(conversation)
+            if config.system_prompt:
+                _check_has_turns(conversation)
+            outcome, findings, conversation = _judge(rules, conversation)
+            held = near or outcome != KEPT
+            examined.originals.append(original(row.values, config.sanitize) if held else None)
         except RowFault as fault:
-            raise DatasetFormatError(f"{block.file}, row {row.number}: {fault}") from None
-        if config.sanitize.unicode != "change":
-            _check_encodable(block, row.number, conversation)
-        outcome, findings, conversation = _judge(rules, conversation)
-        if config.system_prompt:
-            conversation = _with_system(config.system_prompt, conversation, block, row.number)
+            raise DatasetFormatError(f"{block.where(row.number)}: {fault}") from None
+        except RecursionError:
+            raise DatasetFormatError(f"{block.where(row.number)}: is nested too deeply") from None
         examined.outcomes.append(outcome)
         examined.findings.append(findings)
-        examined.originals.append(
-            original(row, config.sanitize) if near or outcome != KEPT else None
-        )
         examined.fingerprints.append(fingerprint(conversation))
         examined.labels.append(label_of(conversation.messages))
-        conversations.append(Conversation([]) if outcome == DROPPED else conversation)
+        judged.append(conversation)
+    # The prompt that all rows get says nothing of one, so it comes after all comparing.
+    conversations = [
+        Conversation([]) if outcome == DROPPED else _with_system(config.system_prompt, conversation)
+        for outcome, conversation in zip(examined.outcomes, judged, strict=True)
+    ]
     return examined._replace(
         conversations=pa.RecordBatch.from_arrays(
             to_columns(conversations), schema=pa.schema(CONVERSATION_FIELDS)
         ),
-        sketches=sketch(conversations, config.sanitize.near_threshold) if near else None,
+        sketches=sketch(judged, config.sanitize.near_threshold) if near else None,
     )
 
 
@@ -99,13 +106,13 @@ def looks_for_near(config: SanitizeConfig) -> bool:
     return config.near_duplicate != "off" or config.near_leak != "off"
 
 
-def original(row: SourceRow, config: SanitizeConfig) -> str:
+def original(values: Mapping[str, Any], config: SanitizeConfig) -> str:
     """A row as JSON, with what is personal redacted."""
     redact = _redact(config)
     # Broken text can hide it from the search: then the repaired row stands for the broken one.
-    repaired = repair_row(row.values)
+    repaired = repair_row(values)
     redacted = redact(repaired)
-    return json.dumps(redact(row.values) if redacted == repaired else redacted, default=str)
+    return json.dumps(redact(values) if redacted == repaired else redacted, default=str)
 
 
 @lru_cache(maxsize=1)
@@ -134,21 +141,27 @@ def _judge(
     return outcome, findings, conversation
 
 
-def _with_system(prompt: str, conversation: Conversation, block: Block, row: int) -> Conversation:
-    if conversation.messages and conversation.messages[0]["role"] == TEXT:
-        raise DatasetFormatError(
-            f"{block.file}, row {row}: is plain text, which has no place for a system prompt",
-            hint="Leave dataset.system_prompt out.",
-        )
+def _with_system(prompt: str | None, conversation: Conversation) -> Conversation:
+    if not prompt or any(message["role"] == "system" for message in conversation.messages):
+        return conversation
     return conversation._replace(messages=[system(prompt), *conversation.messages])
 
 
-def _check_encodable(block: Block, number: int, conversation: Conversation) -> None:
+def _check_has_turns(conversation: Conversation) -> None:
+    if conversation.messages and conversation.messages[0]["role"] == TEXT:
+        raise RowFault(
+            "is plain text, which has no place for a system prompt; leave dataset.system_prompt out"
+        )
+
+
+def _check_encodable(conversation: Conversation) -> None:
     try:
         for text in texts(conversation):
             text.encode()
+        for call in (conversation.tools, *map(itemgetter("tool_calls"), conversation.messages)):
+            json.dumps(json.loads(call or "null"), ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise DatasetFormatError(
-            f"{block.file}, row {number}: has half a character (a lone surrogate)",
-            hint="dataset.sanitize.unicode: change puts U+FFFD in its place.",
+        raise RowFault(
+            "has half a character (a lone surrogate); dataset.sanitize.unicode: change puts U+FFFD "
+            "in its place"
         ) from None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
@@ -12,6 +14,7 @@ from finetune_core.types import DatasetFormat
 Row = Mapping[str, Any]
 
 ALPACA_ANSWERS = ("output", "response")
+PLAIN_NAME = re.compile(r"[!-~](?:[ -~]{0,78}[!-~])?")
 TEXT = "text"  # the role of a plain text, which is all that its row has
 ROLES = ("system", "user", "assistant", "tool")
 SHAREGPT_ROLES = {
@@ -113,6 +116,8 @@ def text(row: Row, column: str) -> str:
         return value
     if value is None or value != value:  # what is missing from a table of numbers is NaN
         return ""
+    if isinstance(value, float) and math.isinf(value):
+        raise RowFault(f"field {column!r} is {value}, a number too large to be one")
     if isinstance(value, (int, float, bool)):
         return str(value)
     raise RowFault(f"field {column!r} should be text, found {type(value).__name__}")
@@ -120,7 +125,9 @@ def text(row: Row, column: str) -> str:
 
 def listing(names: Iterable[str]) -> str:
     """Names for a message: `question, answer`."""
-    return ", ".join(names) or "none"
+    shown = [name if PLAIN_NAME.fullmatch(name) else ascii(name)[:80] for name in names]
+    more = f" and {len(shown) - 20:,} more" if len(shown) > 20 else ""
+    return (", ".join(shown[:20]) or "none") + more
 
 
 def _alpaca(answer: str) -> Format:
@@ -147,12 +154,13 @@ def _text(row: Row) -> Conversation:
 def _preference(row: Row) -> Conversation:
     """A prompt, by itself or as the turns with which both answers begin, and two answers."""
     chosen, rejected = _answer(row, "chosen"), _answer(row, "rejected")
+    asked_in_answers = len(chosen) > 1 and chosen[:1] == rejected[:1]
     if "conversations" in row:
         asked = _scene(row) + _turns(row["conversations"], "conversations")
     elif isinstance(row.get("prompt"), (list, tuple)):
-        asked = _turns(row["prompt"], "prompt")
-    elif "prompt" in row:
-        asked = [user(text(row, "prompt"))]
+        asked = _scene(row) + _turns(row["prompt"], "prompt")
+    elif "prompt" in row and not asked_in_answers:
+        asked = [*_scene(row), user(text(row, "prompt"))]
     else:
         pairs = zip(chosen[:-1], rejected[:-1], strict=False)
         shared = next((n for n, (one, two) in enumerate(pairs) if one != two), None)
@@ -172,54 +180,84 @@ def _answer(row: Row, column: str) -> list[Message]:
 
 
 def _scene(row: Row) -> list[Message]:
-    return [system(text(row, "system"))] if row.get("system") else []
+    scene = text(row, "system") if "system" in row else ""
+    return [system(scene)] if scene else []
 
 
 def _turns(turns: Any, column: str) -> list[Message]:
     if not isinstance(turns, (list, tuple)):
         raise RowFault(f"field {column!r} should be a list, found {type(turns).__name__}")
-    return [
-        _sharegpt_turn(turn, number)
-        if isinstance(turn, Mapping) and "from" in turn
-        else _chat_turn(turn, number)
-        for number, turn in enumerate(turns, start=1)
-    ]
+    messages = []
+    for number, turn in enumerate(turns, start=1):
+        is_sharegpt = isinstance(turn, Mapping) and "from" in turn
+        try:
+            messages.append(_sharegpt_turn(turn) if is_sharegpt else _chat_turn(turn))
+        except RowFault as fault:
+            name = "turn" if is_sharegpt else "message"
+            raise RowFault(f"{name} {number} of {column!r} {fault}") from None
+    return messages
 
 
-def _chat_turn(turn: Any, number: int) -> Message:
+def _chat_turn(turn: Any) -> Message:
     if not isinstance(turn, Mapping) or turn.get("role") not in ROLES:
-        raise RowFault(f"message {number} needs a role, one of {listing(ROLES)}")
-    calls = turn.get("tool_calls")
+        found = turn.get("role") if isinstance(turn, Mapping) else type(turn).__name__
+        raise RowFault(f"needs a role, one of {listing(ROLES)} (found {found!r})")
+    weight = turn.get("weight", 1)
+    if weight not in (0, 1):
+        raise RowFault(f"has the weight {weight!r}, which may be 0 or 1")
+    calls = _calls(_some_json(turn.get("tool_calls"), "tool_calls"), "tool_calls")
     return Message(
         role=turn["role"],
         content=text(turn, "content") if "content" in turn or not calls else "",
-        trained=turn["role"] == "assistant" and turn.get("weight", 1) != 0,
-        tool_calls=json_text(calls, f"tool_calls of message {number}") if calls else None,
+        trained=turn["role"] == "assistant" and weight != 0,
+        tool_calls=calls,
     )
 
 
-def _sharegpt_turn(turn: Row, number: int) -> Message:
+def _sharegpt_turn(turn: Row) -> Message:
     sender = turn["from"]
-    if sender not in SHAREGPT_ROLES:
-        raise RowFault(f"turn {number} needs a 'from', one of {listing(SHAREGPT_ROLES)}")
+    if not isinstance(sender, str) or sender not in SHAREGPT_ROLES:
+        raise RowFault(f"needs a 'from', one of {listing(SHAREGPT_ROLES)} (found {sender!r})")
     role, content, calls = SHAREGPT_ROLES[sender], text(turn, "value"), None
     if sender == "function_call":
-        content, calls = "", _calls(content, number)
+        content, calls = "", _sharegpt_calls(content)
     return Message(role=role, content=content, trained=role == "assistant", tool_calls=calls)
 
 
-def _calls(value: str, number: int) -> str:
+def _sharegpt_calls(value: str) -> str | None:
     """The calls of a sharegpt turn, `{name, arguments}` or a list of these, as chats have them."""
-    parsed = json.loads(json_text(value, f"the function_call of turn {number}"))
+    parsed = json.loads(json_text(value, "the function_call"))
     functions = parsed if isinstance(parsed, list) else [parsed]
-    return json.dumps([{"type": "function", "function": function} for function in functions])
+    calls = [{"type": "function", "function": function} for function in functions]
+    return _calls(json.dumps(calls), "the function_call")
+
+
+def _calls(calls: str | None, what: str) -> str | None:
+    """Calls as they are, if they are a list of functions with names."""
+    if calls is None:
+        return None
+    parsed = json.loads(calls)
+    if not isinstance(parsed, list):
+        raise RowFault(f"{what} should be a list of calls, found {type(parsed).__name__}")
+    for call in parsed:
+        function = call.get("function", call) if isinstance(call, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise RowFault(f"{what} has a call without a function's name")
+    return calls
 
 
 def _tools(row: Row) -> str | None:
     """The tools that a conversation may call, as a JSON list, where the row names any."""
-    value = row.get("tools")
-    tools = json_text(value, "field 'tools'") if value else "[]"
-    return None if tools == "[]" else tools
+    tools = _some_json(row.get("tools"), "field 'tools'")
+    if tools and not tools.startswith("["):
+        raise RowFault(f"field 'tools' should be a list, found {tools[:20]}")
+    return tools
+
+
+def _some_json(value: Any, what: str) -> str | None:
+    """A value as JSON, where there is anything in it."""
+    found = json_text(value, what) if value and value == value else "null"
+    return None if found in ("[]", "null") else found
 
 
 def json_text(value: Any, what: str) -> str:
@@ -232,7 +270,7 @@ def json_text(value: Any, what: str) -> str:
         return json.dumps(value)
     try:
         return json.dumps(json.loads(value))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RowFault(f"{what} is not JSON ({error})") from None
 
 
@@ -272,7 +310,7 @@ def find_format(
         missing = [name for name in (input_field, output_field) if name not in found]
         if missing:
             raise NoTextColumnsError(
-                f"missing column {listing(map(repr, missing))}",
+                f"missing column {', '.join(map(ascii, missing))}",
                 hint=f"The columns are: {listing(found)}. "
                 "Name two of them by --input-field and --output-field.",
             )

@@ -17,6 +17,7 @@ UNPACKED_LIMIT = 4 * 2**30
 BLOCK_ROWS, BLOCK_CHARACTERS = 2000, 2**20
 CSV_SAMPLE = 64 * 2**10  # characters from which a CSV file's dialect is told
 JSON_CHUNK, LONGEST_ITEM = 2**20, 2**28  # characters
+BEHIND = {",", "]", " ", "\t", "\n", "\r"}  # what may stand behind an item
 BLANKS = re.compile(r"[ \t\n\r]*")
 
 
@@ -40,12 +41,14 @@ class Block(NamedTuple):
     Attributes:
         file: The file.
         first: The first row's number in the dataset, counted from 1.
+        before: The rows of the files before this one.
         items: The rows, as lines of JSON or as values.
     """
 
     file: Path
     first: int
     items: list[Any]
+    before: int = 0
 
     def rows(self) -> Iterator[SourceRow]:
         """The rows, parsed.
@@ -54,6 +57,10 @@ class Block(NamedTuple):
             DatasetFormatError: One of them cannot be; it is named by its number.
         """
         return (self.row(place) for place in range(len(self.items)))
+
+    def where(self, number: int) -> str:
+        """Where a row of the dataset stands, for messages: its file, and its number there."""
+        return f"{self.file}, row {number - self.before}"
 
     def row(self, place: int) -> SourceRow:
         """One of the rows, parsed.
@@ -65,7 +72,7 @@ class Block(NamedTuple):
         values = _parse(self.file, item) if isinstance(item, Line) else item
         if not isinstance(values, dict):
             raise DatasetFormatError(
-                f"{self.file}, row {number}: should be an object, found {type(values).__name__}",
+                f"{self.where(number)}: should be an object, found {type(values).__name__}",
                 hint='Each row is like {"prompt": "...", "completion": "..."}.',
             )
         return SourceRow(number, values)
@@ -99,8 +106,9 @@ def read_blocks(
         reader = _reader(file)
         assert reader is not None, "find_files gives only what has a reader"  # noqa: S101
         left = None if limit is None else limit - first + 1
+        before = first - 1
         for items in _grouped(islice(reader(file, unpacked_limit), left)):
-            yield Block(file, first, items)
+            yield Block(file, first, items, before)
             first += len(items)
     if first == 1:
         raise EmptyDatasetError(
@@ -134,15 +142,29 @@ def find_files(path: Path) -> list[Path]:
         DatasetNotFoundError: There is no such file, or none in the folder.
         DatasetFormatError: The ending is not known, or a link leads out of the folder.
     """
+    try:
+        return _find_files(path)
+    except OSError as error:
+        raise DatasetNotFoundError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _find_files(path: Path) -> list[Path]:
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.is_file() and _reader(file))
+        files = sorted(
+            file
+            for file in path.iterdir()
+            if (file.is_file() or file.is_symlink()) and _reader(file)
+        )
         for file in files:
+            if not file.exists():
+                raise DatasetNotFoundError(f"{file}: is a link that leads to nothing")
             if not file.resolve().is_relative_to(path.resolve()):
                 raise DatasetFormatError(f"{file}: is a link that leads out of the folder")
         if files:
             return files
     elif path.is_file():
         if _reader(path):
+            path.open("rb").close()
             return [path]
         raise DatasetFormatError(
             f"{path}: the ending {path.suffix or '(none)'} is not known",
@@ -170,6 +192,8 @@ def _jsonl(path: Path, limit: int) -> Iterator[Line]:
 
 def _parse(file: Path, line: Line) -> Any:
     try:
+        if line.text.startswith("\ufeff"):
+            raise ValueError("it begins with a byte order mark, which may only begin the file")
         return DECODER.decode(line.text)
     except (ValueError, RecursionError) as error:
         raise DatasetFormatError(
@@ -225,7 +249,7 @@ def _items(path: Path, text: str, file: Any) -> Iterator[Any]:
             if before == "item":
                 raise refuse(f"expecting ',' or ']', found {text[place : place + 20]!r}")
             value, end = DECODER.raw_decode(text, place)
-            if end == len(text) and not ended:
+            if text[end : end + 1] not in BEHIND and not ended:
                 raise IndexError  # a number may go on in the next chunk
         except (IndexError, ValueError, RecursionError) as error:
             if ended or len(text) - place > LONGEST_ITEM:
@@ -252,6 +276,7 @@ def _csv(path: Path, limit: int) -> Iterator[Any]:
     with open_text(path, limit, newline="") as file:
         reader = csv.DictReader(file, dialect=_dialect(sample), strict=True)
         try:
+            _check_header(path, reader.fieldnames or [])
             for row in reader:
                 if None in row or None in row.values():
                     expected = len(reader.fieldnames or [])
@@ -261,7 +286,13 @@ def _csv(path: Path, limit: int) -> Iterator[Any]:
                     )
                 yield row
         except csv.Error as error:
-            raise DatasetFormatError(f"{path}, line {reader.line_num}: {error}") from None
+            # The reader counts lines that it is done with.
+            raise DatasetFormatError(f"{path}, line {reader.line_num + 1}: {error}") from None
+
+
+def _check_header(path: Path, names: Sequence[str]) -> None:
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise DatasetFormatError(f"{path}: names the column {twice[0]!r} more than once")
 
 
 def _dialect(sample: str) -> type[csv.Dialect]:
@@ -285,7 +316,7 @@ def _parquet(path: Path, limit: int) -> Iterator[Any]:
         for batch in pq.ParquetFile(path).iter_batches(BLOCK_ROWS):
             yield from batch.to_pylist()
     except (OSError, ValueError) as error:
-        raise DatasetFormatError(f"{path}: is not Parquet ({error})") from None
+        raise DatasetFormatError(f"{path}: is not Parquet ({str(error)!r})") from None
 
 
 def _arrow(path: Path, limit: int) -> Iterator[Any]:
@@ -300,11 +331,21 @@ def _arrow(path: Path, limit: int) -> Iterator[Any]:
         raise DatasetFormatError(f"{path}: is not Arrow ({error})") from None
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it has the key {twice!r} more than once")
+    return values
+
+
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON value")
 
 
-DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+csv.field_size_limit(LONGEST_ITEM)
+DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)
 READERS = {
     ".jsonl": _jsonl,
     ".json": _json,

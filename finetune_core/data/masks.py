@@ -82,9 +82,10 @@ def _span(text: str, messages: Sequence[Message], number: int, renderer: Rendere
             f"with {before[-20:]!r}, so the model would never be asked for what it learns",
             hint=PLAIN,
         )
-    if renderer.end in (message["tool_calls"] or ""):
+    if renderer.end in message["content"] + (message["tool_calls"] or ""):
         raise TemplateError(
-            f"{name} has the end token {renderer.end!r} in a call", hint="Remove the row."
+            f"{name} has the end token {renderer.end!r} in it, which the template adds",
+            hint="Take it out of the answer.",
         )
     length = last_tail.find(renderer.end) + len(renderer.end)
     if renderer.end not in last_tail:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,16 +32,33 @@ def open_text(path: Path, limit: int, newline: str | None = None) -> Iterator[Te
     try:
         with io.BufferedReader(_Bytes(path, limit)) as file:
             start = file.peek(4)
+            if b"\0" in start[:2] and start.strip(b"\0"):
+                raise DatasetFormatError(
+                    f"{path}: seems to be UTF-16 without its mark", hint="Save the file as UTF-8."
+                )
             encoding = next(
                 (name for mark, name in MARKS.items() if start.startswith(mark)), "utf-8"
             )
             yield io.TextIOWrapper(file, encoding=encoding, newline=newline)
     except UnicodeError as error:
+        reason = getattr(error, "reason", error)
         raise DatasetFormatError(
-            f"{path}: is not UTF-8 text ({error})", hint="Save the file as UTF-8."
+            f"{path}{_broken_line(path, limit)}: is not UTF-8 text ({reason})",
+            hint="Save the file as UTF-8.",
         ) from None
-    except (EOFError, OSError) as error:
+    except (EOFError, OSError, zlib.error) as error:
         raise DatasetFormatError(f"{path}: cannot be read ({error})") from None
+
+
+def _broken_line(path: Path, limit: int) -> str:
+    """Where the text first cannot be decoded: the decoder itself counts from its last block."""
+    with io.BufferedReader(_Bytes(path, limit)) as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeError:
+                return f", line {number}"
+    return ""
 
 
 class _Bytes(io.RawIOBase):

@@ -34,12 +34,12 @@ from finetune_core.data.rules.leak import Leak
 from finetune_core.data.rules.near import NearRows, NearVerdicts
 from finetune_core.data.rules.verdict import Comparison
 from finetune_core.data.source import EVALUATION, TRAINING, VALIDATION, find_sources
-from finetune_core.exceptions import EmptyDatasetError
+from finetune_core.exceptions import EmptyDatasetError, NoTextColumnsError
 from finetune_core.parallel import in_order
 from finetune_core.storage import digest_file, digest_json, once
 from finetune_core.types import CleanData, Record
 
-VERSION = 4  # raise it when the same input gives other rows than before
+VERSION = 5  # raise it when the same input gives other rows than before
 
 SPLITS = ("train", VALIDATION, EVALUATION)
 
@@ -70,7 +70,7 @@ def compare_rows(
             if verdict.action == "drop":
                 examined.outcomes[place] = DROPPED
                 if examined.originals[place] is None:
-                    examined.originals[place] = original(block.row(place), rules)
+                    examined.originals[place] = original(block.row(place).values, rules)
                 break
         else:
             left.append(place)
@@ -129,6 +129,7 @@ class _Sanitizing:
         self._near = NearRows(self._rules)
         self._leak = Leak(self._rules.leak) if self._rules.leak != "off" else None
         self._format = ""
+        self._first_dropped: dict[str, tuple[int, str]] = {}  # by file: its row, and why
         # Of the training rows that are left: their numbers, and what decides who is held out.
         self._numbers, self._lots = array("q"), array("d")
 
@@ -140,13 +141,7 @@ class _Sanitizing:
                     writer.write_batch(batch)
         rows = self._deal(judged)
         judged.unlink()
-        if not rows["train"] or not rows["validation"]:
-            dropped = ", ".join(f"{n:,} {rule}" for rule, n in self._counts.dropped.items())
-            raise EmptyDatasetError(
-                f"{self._config.path} has too few usable rows: {rows['train']} to learn from, "
-                f"{rows['validation']} held out{f' (dropped: {dropped})' if dropped else ''}",
-                hint="At least one row to learn from and one held out are needed.",
-            )
+        self._check_enough(rows)
         training = self._request.digests[TRAINING]
         return CleanData(
             folder=self._folder,
@@ -158,6 +153,21 @@ class _Sanitizing:
             **self._counts.fields(),
         )
 
+    def _check_enough(self, rows: dict[str, int]) -> None:
+        """Refuses a source that has too few rows left."""
+        split_of = {TRAINING: "train", VALIDATION: "validation", EVALUATION: "evaluation"}
+        for source, files in self._sources.items():
+            held_out = source != TRAINING or VALIDATION in self._sources
+            if rows[split_of[source]] and (held_out or rows["validation"]):
+                continue
+            file = files[0] if len(files) == 1 else files[0].parent
+            first = self._first_dropped.get(source)
+            raise EmptyDatasetError(
+                f"{file}: too few rows are left of the {source} file"
+                f"{f': row {first[0]:,} and others are dropped ({first[1]})' if first else ''}",
+                hint="At least one row to learn from and one held out are needed.",
+            )
+
     def _judge(self, source: str) -> Iterator[pa.RecordBatch]:
         """Judges the rows of a source; which are near to which is not known yet."""
         config, files = self._config, self._sources[source]
@@ -165,7 +175,10 @@ class _Sanitizing:
         blocks = read_blocks(files, limit, config.max_unpacked_mb * 2**20)
         first = next(blocks)
         columns = tuple(first.row(0).values)
-        format_ = find_format(columns, config.input_field, config.output_field, config.format)
+        try:
+            format_ = find_format(columns, config.input_field, config.output_field, config.format)
+        except NoTextColumnsError as error:
+            raise NoTextColumnsError(f"{files[0]}: {error.message}", hint=error.hint) from None
         self._format = format_.name
         waiting: deque[Block] = deque()
 
@@ -235,6 +248,8 @@ class _Sanitizing:
                 found.append(Finding(rule, verdict.action, verdict.detail))
                 if verdict.action == "drop":
                     outcomes[place] = DROPPED
+            if outcomes[place] == DROPPED:
+                self._first_dropped.setdefault(file, (numbers[place], found[-1].detail))
             rules, actions = [each.rule for each in found], [each.action for each in found]
             self._counts.add(outcomes[place], rules, actions)
         kept = pa.array([outcome == KEPT for outcome in outcomes])

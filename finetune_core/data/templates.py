@@ -17,6 +17,7 @@ class Renderer(Protocol):
     """Writes messages as one text."""
 
     name: str
+    begin: str
     end: str
 
     def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
@@ -42,6 +43,7 @@ class ChatRenderer:
     """The tokenizer's own chat template, unchanged."""
 
     name = Template.CHAT.value
+    begin = ""  # the template writes what starts a text
 
     def __init__(self, tokenizer: Any, tools: str | None = None) -> None:
         self.end: str = tokenizer.eos_token

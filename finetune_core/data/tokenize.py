@@ -13,18 +13,18 @@ import pyarrow.parquet as pq
 
 from finetune_core.child import Emit
 from finetune_core.config.sanitizing import SanitizeConfig
-from finetune_core.config.sections import ModelConfig, TokenizationConfig
+from finetune_core.config.sections import TokenizationConfig
 from finetune_core.data.encode import TOKENS_SCHEMA, Revision, encode, load_tokenizer
 from finetune_core.data.ledger import COMMA, LEDGER_SCHEMA, OUTCOMES, SIGNS, Counts
 from finetune_core.data.report import make_report
 from finetune_core.data.templates import make_renderer
 from finetune_core.exceptions import EmptyDatasetError
-from finetune_core.models.source import digest_tokenizer, find_model
+from finetune_core.models.source import digest_tokenizer
 from finetune_core.parallel import in_order
 from finetune_core.storage import digest_json, once, write_json
 from finetune_core.types import CleanData, Record, TokenizedData, TokenizedSplit
 
-VERSION = 3  # raise it when the same rows give other tokens than before
+VERSION = 4  # raise it when the same rows give other tokens than before
 BATCH = 1000
 WEIGHT = 5  # tokenizing a byte takes so many times as long as sanitizing it
 
@@ -35,7 +35,7 @@ class TokenizeRequest(Record):
     """What tokenizing needs: clean rows, a tokenizer and how to use it."""
 
     clean: CleanData
-    model: ModelConfig
+    tokenizer: Path
     tokenization: TokenizationConfig
     sanitize: SanitizeConfig
     cache: Path
@@ -46,7 +46,7 @@ class TokenizeRequest(Record):
         return self.cache / digest_json(
             {
                 "data": self.clean.digest,
-                "tokenizer": digest_tokenizer(find_model(self.model)),
+                "tokenizer": digest_tokenizer(self.tokenizer),
                 "config": self.tokenization.model_dump(mode="json"),
                 "version": VERSION,
             }
@@ -66,9 +66,9 @@ def tokenize(request: TokenizeRequest, emit: Emit) -> TokenizedData:
 
 
 def _write(request: TokenizeRequest, key: str, emit: Emit, folder: Path) -> TokenizedData:
-    source, clean = find_model(request.model), request.clean
+    source, clean = request.tokenizer, request.clean
     tokenizer = load_tokenizer(source)
-    revisions: Revisions = {}
+    revisions: dict[str, Revisions] = {}
     splits: dict[str, TokenizedSplit] = {}
     done = 0
     total = clean.train_rows + clean.validation_rows + clean.evaluation_rows
@@ -82,13 +82,14 @@ def _write(request: TokenizeRequest, key: str, emit: Emit, folder: Path) -> Toke
         rows = getattr(clean, f"{name}_rows")
         if name == "evaluation" and not rows:
             continue
-        splits[name] = _write_split(request, source, name, folder, revisions, progress)
+        splits[name], revisions[name] = _write_split(request, source, name, folder, progress)
         if not splits[name].rows:
             raise EmptyDatasetError(
-                f"none of the {rows:,} {name} rows can be used: {_first(revisions)}",
+                f"none of the {rows:,} {name} rows can be used: {_first(revisions[name])}",
                 hint="For rows that are too long, see tokenization.max_length and too_long.",
             )
-    counts = _write_ledger(clean, folder / "ledger.parquet", revisions)
+    known = {place: each for found in revisions.values() for place, each in found.items()}
+    counts = _write_ledger(clean, folder / "ledger.parquet", known)
     tokens = TokenizedData(
         folder=folder,
         digest=key,
@@ -109,13 +110,14 @@ def _write_split(
     source: Path,
     name: str,
     folder: Path,
-    revisions: Revisions,
     progress: Callable[[int], None],
-) -> TokenizedSplit:
+) -> tuple[TokenizedSplit, Revisions]:
     file: Path = getattr(request.clean, name)
     parquet = pq.ParquetFile(file)
+    revisions: Revisions = {}
     rows = tokens = trained = longest = too_long = 0
-    work = partial(encode, source, request.tokenization, request.sanitize)
+    digest = digest_tokenizer(source)
+    work = partial(encode, source, digest, request.tokenization, request.sanitize)
     with pa.ipc.new_stream(str(folder / f"{name}.arrow"), TOKENS_SCHEMA) as writer:
         batches = parquet.iter_batches(BATCH)
         for encoded in in_order(work, batches, WEIGHT * _size(parquet)):
@@ -129,9 +131,10 @@ def _write_split(
                 revisions[revision.file, revision.row] = revision
                 too_long += revision.finding[:2] == ("too_long", "drop")
             progress(encoded.rows)
-    return TokenizedSplit(
+    split = TokenizedSplit(
         rows=rows, tokens=tokens, trained_tokens=trained, longest=longest, too_long=too_long
     )
+    return split, revisions
 
 
 def _size(parquet: pq.ParquetFile) -> int:

@@ -116,7 +116,10 @@ def _questions(tokens: Dataset, tokenizer: Any) -> Iterator[Question]:
     for row in tokens:
         trained = np.array(row["labels"]) != IGNORED
         last = len(trained) - int(trained[::-1].argmax())
-        first = last - int((~trained[:last])[::-1].argmax()) if not trained[:last].all() else 0
+        # An answer begins behind what is not trained, or behind the end of another answer.
+        ids = np.array(row["input_ids"][: last - 1])
+        behind = np.flatnonzero(~trained[: last - 1] | (ids == tokenizer.eos_token_id))
+        first = int(behind[-1]) + 1 if len(behind) else 0
         prompt, answer = row["input_ids"][:first], row["input_ids"][first:last]
         if prompt and prompt != [tokenizer.bos_token_id]:
             yield Question(row["row"], prompt, tokenizer.decode(answer, skip_special_tokens=True))

@@ -99,7 +99,7 @@ def _show(result: CheckResult) -> None:
     table = Table(show_header=False, box=None)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    for fact in [*facts(report), ("ledger", str(from_here(result.ledger)))]:
+    for fact in facts(report):
         table.add_row(*fact)
     console.print(table)
     highest = max(report.tokens.histogram)
@@ -114,4 +114,5 @@ def _show(result: CheckResult) -> None:
         console.rule(f"row {number}: what is trained is green", align="left")
         console.print(text)
     console.rule()
+    console.print(f"ledger   {from_here(result.ledger)}")
     console.print(f"verdict  {verdict(report)}")

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from finetune_core.data.formats import TEXT, Conversation, Message
 
 BLANKS = b"\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f"
+WIDE_BLANKS = "\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+WIDE_BLANKS += "\u2028\u2029\u202f\u205f\u3000"
 SPACES = bytes.maketrans(BLANKS, b" " * len(BLANKS))
 
 
@@ -73,7 +75,10 @@ def fingerprint(conversation: Conversation) -> Fingerprint:
     for message in messages[:last]:
         _update(digest, message)
     asked = digest.digest() if last else None
-    for message in (*messages[last:], *conversation.rejected):
+    for message in messages[last:]:
+        _update(digest, message)
+    for message in conversation.rejected:
+        digest.update(b"\0rejected")
         _update(digest, message)
     return Fingerprint(digest.digest(), asked)
 
@@ -89,8 +94,10 @@ def _update(digest: blake2b, message: Message) -> None:
 def _plain(text: str) -> bytes:
     """The text with white space as single spaces, and in one form of Unicode."""
     if not text.isascii():
-        return " ".join(unicodedata.normalize("NFC", text).split()).encode()
-    plain = text.encode().translate(SPACES)  # the same, but several times as fast
+        text = unicodedata.normalize("NFC", text)
+        if any(blank in text for blank in WIDE_BLANKS):
+            text = " ".join(text.split())
+    plain = text.encode(errors="surrogatepass").translate(SPACES)  # as split, but much faster
     while b"  " in plain:
         plain = plain.replace(b"  ", b" ")
     return plain.strip()
@@ -100,6 +107,11 @@ def _rewrite_json(text: str | None, change: Callable[[str], str]) -> str | None:
     # Parsed first: in the text itself, escapes like \n would be taken for letters.
     if text is None:
         return None
-    return json.dumps(
-        map_leaves(json.loads(text), lambda leaf: change(leaf) if isinstance(leaf, str) else leaf)
-    )
+
+    def change_leaf(leaf: Any) -> Any:
+        if isinstance(leaf, str):
+            return change(leaf)
+        changed = change(str(leaf))  # a card's number may stand there as a number
+        return leaf if changed == str(leaf) else changed
+
+    return json.dumps(map_leaves(json.loads(text), change_leaf))

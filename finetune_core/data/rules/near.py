@@ -18,7 +18,8 @@ PERMUTATIONS = 128
 RUN = 5  # words; as Lee et al. 2022, "Deduplicating Training Data Makes Language Models Better"
 # Signs count as words, or `a < b` and `a > b` were the same; where a script puts no spaces between
 # words (Thai, Lao, Japanese, Chinese), each letter counts.
-WORD = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]|\w+|[^\w\s]")
+UNSPACED = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"
+WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+|[^\w\s]")
 MOST_COMPARED = 500  # rows a band: where thousands begin alike, the latest of them
 
 
@@ -186,7 +187,8 @@ def _nearest(hashes: np.ndarray, row: int, others: np.ndarray, threshold: float)
 
 def _runs(conversation: Conversation) -> list[str]:
     text = "\n".join(
-        message["content"] + (message["tool_calls"] or "") for message in conversation.messages
+        message["content"] + (message["tool_calls"] or "")
+        for message in (*conversation.messages, *conversation.rejected)
     )
     words = WORD.findall(text.casefold())
     return [" ".join(words[i : i + RUN]) for i in range(max(1, len(words) - RUN + 1))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Literal
 
 from ftfy import TextFixerConfig, fix_text
@@ -23,12 +22,22 @@ REPAIRS = TextFixerConfig(
     explain=False,
 )
 SOUND = bytes({*b"\t\n\x0c\r", *range(0x20, 0x7F)})  # what ASCII has that is not broken
-# Beyond ASCII, what ftfy at least needs to find something: a control character, two other
-# characters side by side, or one of the few that it finds between letters.
-SUSPECT = re.compile(
-    "[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\u206a-\u206f\ufeff\ufff9-\ufffc\ud800-\udfff"
-    "\u00c2\u00c3\u0152\u0153]|[^\x00-\x7f]{2}"
-)
+BEYOND = bytes(range(0x80, 0x100))
+TO_BLANK = bytes.maketrans(SOUND, b" " * len(SOUND))
+# By itself, a character beyond ASCII is broken only where it is one of these: control characters,
+# half characters, and the four that ftfy finds between letters.
+SUSPECT = {
+    chr(code).encode(errors="surrogatepass")
+    for code in (
+        *range(0x80, 0xA0),
+        *b"\xc2\xc3",
+        *(0x152, 0x153),
+        *range(0x206A, 0x2070),
+        *range(0xD800, 0xE000),
+        0xFEFF,
+        *range(0xFFF9, 0xFFFD),
+    )
+}
 
 
 def unicode(action: Literal["flag", "change"]) -> Rule:
@@ -36,7 +45,10 @@ def unicode(action: Literal["flag", "change"]) -> Rule:
 
     def check(conversation: Conversation) -> Verdict | None:
         # In JSON, escapes hide letters.
-        if all(_is_sound(text) and "\\u" not in text for text in texts(conversation)):
+        if all(
+            _is_sound(text) and "\\u" not in text and "\\b" not in text
+            for text in texts(conversation)
+        ):
             return None
         repaired = rewrite(conversation, repair)
         count = sum(
@@ -65,6 +77,16 @@ def repair_row(row: Any) -> Any:
 
 def _is_sound(text: str) -> bool:
     """Whether ftfy would find nothing, as in most text; it is slow to find that out itself."""
-    if text.isascii():
-        return not text.encode().translate(None, SOUND)
-    return not SUSPECT.search(text)
+    plain = text.encode(errors="surrogatepass")
+    if plain.isascii():
+        return not plain.translate(None, SOUND)
+    if plain.translate(None, SOUND + BEYOND):
+        return False
+    # Two characters beyond ASCII side by side may be one that was decoded wrongly.
+    runs = set(plain.translate(TO_BLANK).split())
+    return not any(run in SUSPECT or len(run) != _length(run[0]) for run in runs)
+
+
+def _length(byte: int) -> int:
+    """The bytes of a character in UTF-8, by the first of them."""
+    return 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4

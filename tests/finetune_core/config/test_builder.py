@@ -15,7 +15,7 @@ def test_a_builder_gives_the_config_that_parsing_gives():
     built = (
         ConfigBuilder()
         .with_model("some/model", revision="v1")
-        .with_dataset(Path("rows.csv"), DatasetSource.LOCAL_FILE, seed=7)
+        .with_dataset(Path("rows.csv"), DatasetSource.LOCAL_FILE, seed=7, evaluation_path="e.csv")
         .with_tokenization(max_length=64)
         .with_training(TrainingMethod.LORA, "/tmp/out", num_epochs=2, batch_size=8)
         .with_lora(r=8, lora_alpha=16)
@@ -26,7 +26,12 @@ def test_a_builder_gives_the_config_that_parsing_gives():
     assert built == PipelineConfig.parse(
         {
             "model": {"name": "some/model", "revision": "v1"},
-            "dataset": {"path": "rows.csv", "source": "local_file", "seed": 7},
+            "dataset": {
+                "path": "rows.csv",
+                "source": "local_file",
+                "seed": 7,
+                "evaluation_path": "e.csv",
+            },
             "tokenization": {"max_length": 64},
             "training": {"method": "lora", "output_dir": "/tmp/out", "epochs": 2, "batch_size": 8},
             "lora": {"lora_rank": 8, "lora_alpha": 16},

@@ -16,11 +16,27 @@ from finetune_core.exceptions import (
     InvalidConfigError,
     MissingConfigError,
 )
+from finetune_core.types import DatasetFormat
 
 DATASET = {"dataset": {"path": "rows.jsonl"}}
+HUB = {"source": "hub"}
 FULL = {
     "model": {"name": "some/model", "revision": "v1", "quantization_bits": 4},
-    "dataset": {"path": "rows.csv", "input_field": "q", "output_field": "a", "seed": 7},
+    "dataset": {
+        "path": "rows.csv",
+        "input_field": "q",
+        "output_field": "a",
+        "evaluation_path": "held.jsonl",
+        "seed": 7,
+        "sanitize": {
+            "secret": "redact",
+            "roles": "off",
+            "language": "drop",
+            "languages": ["en", "de"],
+            "near_leak": "flag",
+            "label_imbalance": None,
+        },
+    },
     "tokenization": {"max_length": 64, "template": "plain"},
     "training": {
         "output_dir": "/tmp/out",
@@ -83,6 +99,27 @@ def test_only_missing_fields_are_a_missing_config():
         (
             {"dataset": {"path": "x", "input_field": "q", "output_field": "q"}},
             "dataset.input_field",
+        ),
+        (
+            {"dataset": {"path": "x", "input_field": "q", "output_field": "a", "format": "text"}},
+            "dataset.format",
+        ),
+        (
+            {"dataset": {"path": "x", "validation_path": "v", **HUB, "validation_split": "v"}},
+            "dataset.validation_split",
+        ),
+        (
+            {"dataset": {"path": "x", "evaluation_path": "e", **HUB, "evaluation_split": "e"}},
+            "dataset.evaluation_split",
+        ),
+        ({"dataset": {"path": "x", "subset": "s"}}, "dataset.subset"),
+        ({"dataset": {"path": "x", "revision": "v1"}}, "dataset.revision"),
+        ({"dataset": {"path": "x", "split": "test"}}, "dataset.split"),
+        ({"dataset": {"path": "x", "validation_split": "v"}}, "dataset.validation_split"),
+        ({"dataset": {"path": "x", "evaluation_split": "e"}}, "dataset.evaluation_split"),
+        (
+            {"dataset": {"path": "x", "sanitize": {"language": "drop"}}},
+            "dataset.sanitize.languages",
         ),
         ({"training": {"batch_size": 6, "micro_batch_size": 4}}, "training.micro_batch_size"),
         ({"training": {"batch_size": 4, "micro_batch_size": 8}}, "training.micro_batch_size"),
@@ -147,6 +184,90 @@ def test_the_constructor_reports_all_faults_too():
     with pytest.raises(ValidationError) as caught:
         PipelineConfig(dataset={"path": "x", "input_field": "q"}, training={"epochs": 11})
     assert caught.value.error_count() == 2
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"validation_path": "v", "evaluation_path": "e", "format": "preference"},
+        {"subset": "s", "split": "test", "revision": "v1", "validation_split": "v", **HUB},
+        {"validation_path": "v", "evaluation_split": "e", **HUB},
+        {"sanitize": {"language": "off", "languages": []}},
+        {"sanitize": {"language": "flag", "languages": ["en"]}},
+    ],
+)
+def test_what_does_not_exclude_each_other_is_taken_together(fields):
+    config = parse(dataset={"path": "x", **fields})
+    dumped = config.model_dump(mode="json")["dataset"]
+    for name, value in fields.items():
+        expected = dumped[name] | value if isinstance(value, dict) else value
+        assert dumped[name] == expected
+
+
+@pytest.mark.parametrize(
+    ("rule", "good", "bad"),
+    [
+        ("unicode", ["off", "flag", "change"], ["drop", "redact", True]),
+        *((kind, ["off", "flag", "redact", "drop"], ["change"]) for kind in ("secret", "email")),
+        *((kind, ["off", "flag", "redact", "drop"], ["change"]) for kind in ("iban", "card")),
+        ("phone", ["off", "flag", "redact", "drop"], ["change"]),
+        *((rule, ["off", "flag", "drop"], ["redact", None]) for rule in ("empty", "roles")),
+        *((rule, ["off", "flag", "drop"], ["redact", ""]) for rule in ("duplicate", "conflict")),
+        *((rule, ["off", "flag", "drop"], ["change"]) for rule in ("near_duplicate", "near_leak")),
+        *((rule, ["off", "flag", "drop"], ["change"]) for rule in ("leak", "language")),
+        ("near_threshold", [0.5, 1.0], [0.49, 1.01, math.nan, "high"]),
+        ("label_imbalance", [None, 1.0], [0.9, -1, math.nan]),
+        ("phone_region", [None, "US", "DE"], ["us", "USA", ""]),
+    ],
+)
+def test_a_rule_takes_what_it_can_do_and_nothing_else(rule, good, bad):
+    for value in good:
+        sanitize = {"languages": ["en"], rule: value}
+        config = parse(dataset={"path": "x", "sanitize": sanitize})
+        assert getattr(config.dataset.sanitize, rule) == value
+    for value in bad:
+        sections = {"dataset": {"path": "x", "sanitize": {rule: value}}}
+        found = faults(InvalidConfigError, sections)
+        assert list(found) == [f"dataset.sanitize.{rule}"]
+        assert f"(got {value!r})" in found[f"dataset.sanitize.{rule}"]
+
+
+RULES = ("unicode", "secret", "email", "empty", "roles", "language", "duplicate", "near_leak")
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("word", ["off", "'off'", "Off"])
+def test_a_rule_that_is_off_in_yaml_is_off(tmp_path, rule, word):
+    # YAML 1.1 reads off as false.
+    (tmp_path / "c.yaml").write_text(f"dataset: {{path: x, sanitize: {{{rule}: {word}}}}}\n")
+    rules = PipelineConfig.from_yaml(tmp_path / "c.yaml").dataset.sanitize
+    assert getattr(rules, rule) == "off"
+
+
+def test_a_rule_of_another_name_is_told_the_near_one():
+    found = faults(InvalidConfigError, {"dataset": {"path": "x", "sanitize": {"emails": "flag"}}})
+    assert found == {"dataset.sanitize.emails": "is not a setting (did you mean email?)"}
+
+
+def test_a_format_of_another_name_is_told_which_there_are():
+    found = faults(InvalidConfigError, {"dataset": {"path": "x", "format": "chatml"}})
+    for each in DatasetFormat:
+        assert f"'{each.value}'" in found["dataset.format"]
+
+
+def test_the_rules_for_which_nobody_asked():
+    rules = parse().dataset.sanitize
+    assert {name: value for name, value in rules if value not in ("off", None, ())} == {
+        "unicode": "change",
+        "secret": "flag",
+        "empty": "drop",
+        "roles": "flag",
+        "duplicate": "drop",
+        "conflict": "flag",
+        "leak": "drop",
+        "near_threshold": 0.9,
+        "label_imbalance": 10.0,
+    }
 
 
 EPSILON = 1e-9

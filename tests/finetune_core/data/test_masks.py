@@ -4,37 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_core.data.masks import Span, labels, mask
+from finetune_core.data.masks import mask
 from finetune_core.data.templates import make_renderer
 from finetune_core.exceptions import TemplateError
 from finetune_core.types import Template
+from tests.finetune_core.data.conftest import chat, tokens_of, trained
 from tests.finetune_core.data.turns import turn
 
 END = "<|end|>"
 
 
-def chat(*contents):
-    """A conversation in which user and assistant speak by turns."""
-    roles = ("user", "assistant")
-    return [turn(roles[number % 2], content) for number, content in enumerate(contents)]
-
-
 def trained_runs(messages, tokenizer, template=Template.CHAT):
     """What the trained tokens decode to, each unbroken run of them by itself."""
-    masked = mask(messages, make_renderer(template, tokenizer))
-    row = tokenizer(masked.text, add_special_tokens=False, return_offsets_mapping=True)
-    marked = labels(row["input_ids"], row["offset_mapping"], masked.spans)
-    assert all(
-        label in (-100, token) for label, token in zip(marked, row["input_ids"], strict=True)
-    )
-    runs, previous = [], -100
-    for label in marked:
-        if label != -100:
-            if previous == -100:
-                runs.append([])
-            runs[-1].append(label)
-        previous = label
-    return [tokenizer.decode(run) for run in runs]
+    found = trained(*tokens_of(tokenizer, messages, template=template))
+    return [tokenizer.decode(run) for _, run in found]
 
 
 @pytest.mark.parametrize(
@@ -260,11 +243,6 @@ def test_a_tokenizer_without_an_end_token_is_refused(tokenizer, template):
     tokenizer.eos_token = None
     with pytest.raises(TemplateError, match="no end token"):
         make_renderer(template, tokenizer)
-
-
-def test_a_token_is_trained_where_it_reaches_into_a_span():
-    offsets = [(0, 0), (0, 3), (2, 4), (4, 7), (7, 9)]
-    assert labels([10, 11, 12, 13, 14], offsets, [Span(3, 7)]) == [-100, -100, 12, 13, -100]
 
 
 TOOLS = '[{"type": "function", "function": {"name": "weather"}}]'

@@ -15,10 +15,8 @@ from typing import NamedTuple
 import pytest
 
 from finetune_core.data.encode import load_tokenizer
-from finetune_core.data.masks import IGNORED, labels, mask
-from finetune_core.data.templates import make_renderer
 from finetune_core.exceptions import TemplateError
-from finetune_core.types import Template
+from tests.finetune_core.data.conftest import chat, runs, tokens_of, trained
 from tests.finetune_core.data.turns import turn
 
 NO_THOUGHT = "<think>\n\n</think>\n\n"
@@ -92,11 +90,6 @@ SHAPES = {
 }
 
 END = "[END]"  # stands for the template's end token
-
-
-def chat(*contents):
-    """A conversation in which user and assistant speak by turns."""
-    return [turn(("user", "assistant")[at % 2], content) for at, content in enumerate(contents)]
 
 
 CONVERSATIONS = {
@@ -222,18 +215,6 @@ def conversation_of(shape, name):
     ]
 
 
-def runs(tokens, flags):
-    """The unbroken runs of flagged tokens, each with the place of its first."""
-    found, previous = [], False
-    for at, (token, flag) in enumerate(zip(tokens, flags, strict=True)):
-        if flag:
-            if not previous:
-                found.append((at, []))
-            found[-1][1].append(token)
-        previous = flag
-    return found
-
-
 def expected_runs(shape, messages):
     """What is to be trained, told from the table."""
     answers = []
@@ -244,12 +225,6 @@ def expected_runs(shape, messages):
             answer = message["content"].strip() if shape.strips else message["content"]
             answers.append(lead + answer + shape.tail + shape.end)
     return answers
-
-
-def tokens_and_labels(tokenizer, messages):
-    masked = mask(messages, make_renderer(Template.CHAT, tokenizer))
-    row = tokenizer(masked.text, add_special_tokens=False, return_offsets_mapping=True)
-    return row["input_ids"], labels(row["input_ids"], row["offset_mapping"], masked.spans)
 
 
 def test_every_template_of_trl_is_in_the_table(folder):
@@ -265,9 +240,9 @@ def test_the_answers_alone_are_trained_or_the_template_is_refused(load, name, co
     reason = REFUSED.get(name, {}).get(conversation)
     if reason is not None:
         with pytest.raises(TemplateError, match=reason):
-            tokens_and_labels(tokenizer, messages)
+            tokens_of(tokenizer, messages)
         return
-    ids, marked = tokens_and_labels(tokenizer, messages)
+    ids, labels = tokens_of(tokenizer, messages)
 
     # The text is the template's, unchanged, and nothing of the row is lost in it.
     plain = [{"role": m["role"], "content": m["content"]} for m in messages]
@@ -276,8 +251,7 @@ def test_the_answers_alone_are_trained_or_the_template_is_refused(load, name, co
     assert all(message["content"].strip() in text for message in messages)
 
     # A label is the token itself or ignored, and the runs of labels are the answers.
-    assert all(label in (IGNORED, token) for label, token in zip(marked, ids, strict=True))
-    found = runs(ids, [label != IGNORED for label in marked])
+    found = trained(ids, labels)
     assert [tokenizer.decode(run) for _, run in found] == expected_runs(shape, messages)
     assert all(run[-1] == tokenizer.eos_token_id for _, run in found)
 
@@ -307,8 +281,8 @@ REASONED = "<think>\nIt has legs.\n</think>\n\nA desk."
 )
 def test_an_answer_with_its_reasoning_is_trained_whole(load, name, expected):
     tokenizer = load(name)
-    ids, marked = tokens_and_labels(tokenizer, chat("What is it?", REASONED))
-    found = runs(ids, [label != IGNORED for label in marked])
+    ids, labels = tokens_of(tokenizer, chat("What is it?", REASONED))
+    found = trained(ids, labels)
     assert [tokenizer.decode(run) for _, run in found] == [expected + SHAPES[name].end]
 
 
@@ -323,14 +297,14 @@ def test_an_answer_with_its_reasoning_is_trained_whole(load, name, expected):
 )
 def test_reasoning_that_a_template_does_not_keep_is_refused(load, name, reason):
     with pytest.raises(TemplateError, match=reason):
-        tokens_and_labels(load(name), chat("What is it?", REASONED))
+        tokens_of(load(name), chat("What is it?", REASONED))
 
 
 @pytest.mark.parametrize("name", ["qwen3", "qwen3_5_think", "lfm2_2_5", "nemotron_3_nano"])
 def test_reasoning_that_is_dropped_from_early_turns_is_refused(load, name):
     messages = chat("What is it?", REASONED, "And that?", REASONED)
     with pytest.raises(TemplateError, match="alters the answer of message 2") as caught:
-        tokens_and_labels(load(name), messages)
+        tokens_of(load(name), messages)
     assert "weight 0" in caught.value.hint
 
 
@@ -373,8 +347,8 @@ def test_a_call_is_trained_as_the_template_writes_it(load, name, call, answer):
     tokenizer, end = load(name), SHAPES[name].end
     asked = [turn("user", "Weather?"), calling(city="Ulm")]
     messages = [*asked, turn("tool", "rain"), turn("assistant", "Rain.")]
-    ids, marked = tokens_and_labels(tokenizer, messages)
-    found = runs(ids, [label != IGNORED for label in marked])
+    ids, labels = tokens_of(tokenizer, messages)
+    found = trained(ids, labels)
     assert [tokenizer.decode(run) for _, run in found] == [call + end, answer + end]
 
 
@@ -383,21 +357,21 @@ def test_a_call_is_never_trained_as_an_empty_answer(load, name):
     tokenizer, shape = load(name), SHAPES[name]
     messages = [turn("user", "Weather?"), calling(city="Ulm")]
     try:
-        ids, marked = tokens_and_labels(tokenizer, messages)
+        ids, labels = tokens_of(tokenizer, messages)
     except TemplateError:
         return
-    ((_, run),) = runs(ids, [label != IGNORED for label in marked])
-    trained = tokenizer.decode(run)
-    assert trained.endswith(shape.end)
-    assert "weather" in trained
-    assert "Ulm" in trained
+    ((_, run),) = trained(ids, labels)
+    learned = tokenizer.decode(run)
+    assert learned.endswith(shape.end)
+    assert "weather" in learned
+    assert "Ulm" in learned
 
 
 @pytest.mark.parametrize("name", ["qwen2_5", "lfm2_2_5", "llama3_1"])
 def test_a_call_that_holds_the_end_token_is_refused(load, name):
     messages = [turn("user", "Weather?"), calling(city=f"U{SHAPES[name].end}lm")]
     with pytest.raises(TemplateError, match="in a call"):
-        tokens_and_labels(load(name), messages)
+        tokens_of(load(name), messages)
 
 
 @pytest.mark.parametrize(
@@ -408,7 +382,7 @@ def test_an_end_token_that_the_template_does_not_write_is_refused(folder, tiny_b
     tokenizer.chat_template = (folder / f"{name}.jinja").read_text()
     tokenizer.add_special_tokens({"eos_token": "<eos>"})  # as Gemma's tokenizers have it
     with pytest.raises(TemplateError, match=re.escape("end token '<eos>', but with")) as caught:
-        tokens_and_labels(tokenizer, chat("q", "a"))
+        tokens_of(tokenizer, chat("q", "a"))
     assert own_end in caught.value.message
 
 

@@ -10,9 +10,11 @@ import pytest
 
 from finetune_core.child import EventFile
 from finetune_core.config import PipelineConfig
+from finetune_core.data.report import DataReport, Lengths, Piece
 from finetune_core.exceptions import HubUnavailableError
 from finetune_core.hub.memory_hub import MemoryHub
 from finetune_core.hub.tracking import Tracking
+from finetune_core.storage import write_json
 from finetune_core.types import (
     CleanData,
     EvaluationReport,
@@ -62,34 +64,74 @@ def trained(tmp_path):
     )
 
 
+COUNTS = {
+    "rows": 10,
+    "kept": 7,
+    "changed": 1,
+    "changed_by_rule": {"unicode": 1},
+    "flagged_by_rule": {},
+}
+
+
+REPORT = {
+    "rows": 10,
+    "kept": 6,
+    "changed": 1,
+    "dropped": 3,
+    "formats": ["chat"],
+    "rules": {"empty": {"dropped": 2, "changed": 0, "flagged": 0}},
+    "train_rows": 6,
+    "validation_rows": 1,
+    "evaluation_rows": 0,
+    "template": "chat",
+    "verdict": "doubtful",
+    "reasons": ["3 of 10 rows dropped"],
+}
+
+
 @pytest.fixture
 def clean(tmp_path):
-    pq.write_table(pa.table({"row": [1, 2]}), tmp_path / "ledger.parquet")
     return CleanData(
-        folder=tmp_path,
+        folder=tmp_path / "clean",
         source_digest="0123",
         digest="4567",
         format="chat",
-        rows=10,
-        kept=8,
         dropped=2,
         dropped_by_rule={"empty": 2},
         train_rows=7,
         validation_rows=1,
+        evaluation_rows=0,
+        warnings=[],
+        **COUNTS,
     )
 
 
 @pytest.fixture
 def tokens(tmp_path):
-    split = TokenizedSplit(rows=6, tokens=60, trained_tokens=20, longest=12, too_long=[4])
-    return TokenizedData(
+    split = TokenizedSplit(rows=6, tokens=60, trained_tokens=20, longest=12, too_long=1)
+    tokens = TokenizedData(
         folder=tmp_path,
         digest="d",
         tokenizer_digest="t",
         template="chat",
         train_split=split,
-        validation_split=split.model_copy(update={"rows": 1, "tokens": 9, "too_long": []}),
+        validation_split=split.model_copy(update={"rows": 1, "tokens": 9, "too_long": 0}),
+        evaluation_split=None,
+        dropped=3,
+        dropped_by_rule={"empty": 2, "too_long": 1},
+        **COUNTS | {"kept": 6},
     )
+    pq.write_table(pa.table({"row": [1, 2]}), tokens.ledger)
+    found = DataReport(
+        **REPORT,
+        tokens=Lengths(
+            total=69, trained=23, median=9, p90=12, p99=12, longest=12, too_long=1, limit=64,
+            histogram=[1, 6],
+        ),
+        samples=[[Piece(text="asked", trained=False), Piece(text="answered", trained=True)]],
+    )  # fmt: skip
+    write_json(tokens.report, found.model_dump(mode="json"))
+    return tokens
 
 
 @pytest.fixture
@@ -130,7 +172,7 @@ def test_a_job_is_one_run_in_every_process(job):
     assert run.tags == {"job_id": "ftjob-1", "organization": "acme"}
 
 
-def test_everything_that_is_told_arrives(job, train, tell_all):
+def test_everything_that_is_told_arrives(job, train, tokens, tell_all):
     hub = MemoryHub()
     tracking = Tracking(hub, job)
     train(1, 2)
@@ -140,7 +182,10 @@ def test_everything_that_is_told_arrives(job, train, tell_all):
     assert run.status == "FINISHED"
     assert told_steps(hub) == steps(1, 2)
     assert run.params["training.epochs"] == "2"
-    assert run.params["data.dropped"] == "2"
+    assert run.params["data.rows"] == "10"
+    assert [run.params[f"data.{name}"] for name in ("kept", "changed", "dropped")] == list("613")
+    assert run.params["data.validation_rows_too_long"] == "0"
+    assert "data.evaluation_rows" not in run.params
     assert run.params["data.train_tokens"] == "60"
     assert run.params["data.train_rows_too_long"] == "1"
     assert run.params["model.trained_parameters"] == "10"
@@ -150,11 +195,31 @@ def test_everything_that_is_told_arrives(job, train, tell_all):
         ("trained_tokens", 10.0),
         ("train_seconds", 1.5),
     }
-    assert set(run.files) == {"config.yaml", "data/ledger.parquet", "loss_curve.png", "report.md"}
+    assert set(run.files) == {
+        "config.yaml",
+        "data/ledger.parquet",
+        "data/data.html",
+        "loss_curve.png",
+        "report.md",
+    }
+    assert run.files["data/ledger.parquet"] == tokens.ledger.read_bytes()
+    page = run.files["data/data.html"].decode()
+    assert "<mark>answered</mark>" in page
+    assert "rows.jsonl: doubtful: 3 of 10 rows dropped" in page
     assert run.files["config.yaml"] == (job.folder / "config.yaml").read_bytes()
     assert run.files["loss_curve.png"].startswith(b"\x89PNG")
     assert run.tables == {"samples.json": [{"row": 1, "base": "x", "tuned": "y"}]}
     assert [each["digest"] for each in run.datasets] == ["0123"]
+
+
+def test_an_evaluation_files_counts_are_told_too(job, clean, tokens):
+    hub = MemoryHub()
+    measured = tokens.validation_split.model_copy(update={"rows": 4, "tokens": 44})
+    tokens = tokens.model_copy(update={"evaluation_split": measured})
+    Tracking(hub, job).tell_data(CONFIG, clean, tokens)
+    (run,) = hub.runs.values()
+    assert run.params["data.evaluation_rows"] == "4"
+    assert run.params["data.evaluation_tokens"] == "44"
 
 
 def counts(hub):

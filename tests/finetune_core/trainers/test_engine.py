@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from finetune_core.config import (
     TokenizationConfig,
     TrainingConfig,
 )
-from finetune_core.data.sanitize import sanitize
+from finetune_core.data.sanitize import SanitizeRequest, sanitize
 from finetune_core.data.tokenize import TokenizeRequest, tokenize
 from finetune_core.exceptions import TargetModulesError, TrainingError
 from finetune_core.storage import digest_file
@@ -38,11 +39,12 @@ def tokens(tmp_path_factory, orders):
     lines = orders.with_name("validation.jsonl").read_text().splitlines(keepends=True)
     held_out.write_text("".join(lines[:16]))
     dataset = DatasetConfig(path=str(orders), max_samples=64, validation_path=str(held_out))
-    clean = sanitize(dataset, cache / "data")
+    clean = sanitize(SanitizeRequest(dataset=dataset, cache=cache / "data"), ignore)
     request = TokenizeRequest(
         clean=clean,
-        model=ModelConfig(),
+        tokenizer=Path("examples/tiny_base"),
         tokenization=TokenizationConfig(),
+        sanitize=dataset.sanitize,
         cache=cache / "tokens",
     )
     tokens = tokenize(request, ignore)

@@ -1,13 +1,13 @@
 import pytest
 
-from finetune_core.data.formats import assistant, user
+from finetune_core.data.formats import Conversation, assistant, user
 
 
 @pytest.fixture
 def turns():
-    """Makes the messages of a prompt and an answer."""
+    """Makes the conversation of a prompt and an answer."""
 
     def turns(prompt, answer="an answer"):
-        return [user(prompt), assistant(answer)]
+        return Conversation([user(prompt), assistant(answer)], None, [])
 
     return turns

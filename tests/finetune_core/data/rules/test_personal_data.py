@@ -7,7 +7,7 @@ import json
 import pytest
 
 from finetune_core.config.sanitizing import SanitizeConfig
-from finetune_core.data.formats import Message
+from finetune_core.data.formats import Conversation, assistant, user
 from finetune_core.data.rules.personal_data import personal_data, redact_all
 
 A36 = "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8"
@@ -96,42 +96,84 @@ def pairs(cases):
 @pytest.mark.parametrize(("kind", "case"), pairs(FOUND))
 def test_what_is_personal_is_found_and_nothing_around_it(kind, case, turns):
     text, redacted = case
-    verdict = personal_data(kind, "redact", SanitizeConfig())(1, turns(text))
-    assert verdict.messages == turns(redacted)
+    verdict = personal_data(kind, "redact", SanitizeConfig())(turns(text))
+    assert verdict.changed == turns(redacted)
 
 
 @pytest.mark.parametrize(("kind", "text"), pairs(LET_ALONE))
 def test_what_only_looks_alike_is_let_alone(kind, text, turns):
-    assert personal_data(kind, "redact", SanitizeConfig())(1, turns(text)) is None
+    assert personal_data(kind, "redact", SanitizeConfig())(turns(text)) is None
 
 
 def test_a_region_tells_its_phone_numbers_without_the_plus(turns):
     text = "(650) 253-0000 or 650-253-0000 or +1 650-253-0000, 28980-18480 = 28980 - 18480"
     redacted = "[PHONE] or [PHONE] or [PHONE], 28980-18480 = 28980 - 18480"
     config = SanitizeConfig(phone_region="US")
-    assert personal_data("phone", "redact", config)(1, turns(text)).messages == turns(redacted)
-    assert personal_data("phone", "redact", SanitizeConfig())(1, turns("(650) 253-0000")) is None
+    assert personal_data("phone", "redact", config)(turns(text)).changed == turns(redacted)
+    assert personal_data("phone", "redact", SanitizeConfig())(turns("(650) 253-0000")) is None
 
 
 @pytest.mark.parametrize("action", ["flag", "drop"])
 def test_the_detail_says_how_many_and_not_what(action, turns):
     check = personal_data("email", action, SanitizeConfig())
-    assert check(1, turns("a@b.io c@d.io", "e@f.io")) == (action, "3 of kind email", None)
+    assert check(turns("a@b.io c@d.io", "e@f.io")) == (action, "3 of kind email", None)
 
 
 def test_what_is_redacted_is_not_found_again(turns):
     check = personal_data("email", "redact", SanitizeConfig())
-    verdict = check(1, turns("a@b.io"))
+    verdict = check(turns("a@b.io"))
     assert verdict.detail == "1 of kind email redacted"
-    assert check(1, verdict.messages) is None
+    assert check(verdict.changed) is None
 
 
-def test_tool_calls_are_searched_and_stay_json():
-    calls = json.dumps([{"function": {"name": "send", "arguments": {"text": "to:\na@b.io"}}}])
-    message = Message(role="assistant", content="", trained=True, tool_calls=calls)
-    verdict = personal_data("email", "redact", SanitizeConfig())(1, [message])
-    (call,) = json.loads(verdict.messages[0]["tool_calls"])
-    assert call["function"]["arguments"] == {"text": "to:\n[EMAIL]"}
+VALUES = {
+    "email": "a@b.io",
+    "card": "4111 1111 1111 1111",
+    "iban": "DE89370400440532013000",
+    "phone": "+49 30 901820",
+    "secret": "sk-" + A36,
+}
+
+
+def call(arguments):
+    return json.dumps([{"function": {"name": "send", "arguments": arguments}}])
+
+
+@pytest.mark.parametrize("kind", VALUES)
+@pytest.mark.parametrize("lead", ["", "to:\n", "\t", '"', "\u00e4 ", "\\"])
+def test_calls_tools_and_rejected_answers_are_searched_and_stay_json(kind, lead):
+    text, redacted = lead + VALUES[kind], f"{lead}[{kind.upper()}]"
+    row = Conversation(
+        [user("q"), assistant("") | {"tool_calls": call({"text": [text]})}],
+        json.dumps([{"description": text}]),
+        [assistant(text) | {"tool_calls": call(text)}],
+    )
+    verdict = personal_data(kind, "redact", SanitizeConfig())(row)
+    assert verdict.detail == f"4 of kind {kind} redacted"
+    messages, tools, (rejected,) = verdict.changed
+    (each,) = json.loads(messages[1]["tool_calls"])
+    assert each["function"] == {"name": "send", "arguments": {"text": [redacted]}}
+    assert json.loads(tools) == [{"description": redacted}]
+    assert rejected["content"] == redacted
+    assert json.loads(rejected["tool_calls"])[0]["function"]["arguments"] == redacted
+
+
+def test_a_cards_number_in_a_call_is_found_though_it_is_a_number():
+    calls = call({"card": 4111111111111111, "amount": 12})
+    row = Conversation([user("q"), assistant("") | {"tool_calls": calls}])
+    verdict = personal_data("card", "redact", SanitizeConfig())(row)
+    (each,) = json.loads(verdict.changed.messages[1]["tool_calls"])
+    assert each["function"]["arguments"] == {"card": "[CARD]", "amount": 12}
+
+
+@pytest.mark.parametrize("kind", VALUES)
+@pytest.mark.parametrize("lead", ["", "to:\n", "\t", '"', "\u00e4 "])
+def test_what_is_json_within_a_row_is_redacted_too(kind, lead):
+    text = json.dumps([{"name": "f", "description": lead + VALUES[kind]}])
+    row = {"tools": text, "conversations": [{"from": "function_call", "value": text}]}
+    redacted = json.dumps(redact_all(SanitizeConfig(**{kind: "flag"}))(row))
+    assert VALUES[kind] not in redacted
+    assert redacted.count(f"[{kind.upper()}]") == 2
 
 
 def test_a_whole_row_is_redacted_of_every_kind_that_has_a_rule():
@@ -146,4 +188,4 @@ def test_a_whole_row_is_redacted_of_every_kind_that_has_a_rule():
 def test_long_runs_are_searched_in_time(piece, turns):
     text = piece * (200_000 // len(piece)) + "@ AKIA eyJ sk- PRIVATE KEY"
     for kind in ("email", "card", "iban", "secret"):
-        personal_data(kind, "flag", SanitizeConfig())(1, turns(text))
+        personal_data(kind, "flag", SanitizeConfig())(turns(text))
