@@ -202,7 +202,7 @@ def _chat_turn(turn: Any) -> Message:
     if not isinstance(turn, Mapping) or turn.get("role") not in ROLES:
         found = turn.get("role") if isinstance(turn, Mapping) else type(turn).__name__
         raise RowFault(f"needs a role, one of {listing(ROLES)} (found {found!r})")
-    weight = turn.get("weight", 1)
+    weight = 1 if turn.get("weight") is None else turn["weight"]
     if weight not in (0, 1):
         raise RowFault(f"has the weight {weight!r}, which may be 0 or 1")
     calls = _calls(_some_json(turn.get("tool_calls"), "tool_calls"), "tool_calls")

@@ -291,6 +291,8 @@ def _csv(path: Path, limit: int) -> Iterator[Any]:
 
 
 def _check_header(path: Path, names: Sequence[str]) -> None:
+    if not any(name.strip() for name in names):
+        raise EmptyDatasetError(f"{path} has no rows", hint="Its first line should name columns.")
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         raise DatasetFormatError(f"{path}: names the column {twice[0]!r} more than once")
 

@@ -82,17 +82,17 @@ def _span(text: str, messages: Sequence[Message], number: int, renderer: Rendere
             f"with {before[-20:]!r}, so the model would never be asked for what it learns",
             hint=PLAIN,
         )
-    if renderer.end in message["content"] + (message["tool_calls"] or ""):
-        raise TemplateError(
-            f"{name} has the end token {renderer.end!r} in it, which the template adds",
-            hint="Take it out of the answer.",
-        )
     length = last_tail.find(renderer.end) + len(renderer.end)
     if renderer.end not in last_tail:
         raise TemplateError(
             f"the chat template does not end {name} with the tokenizer's end token "
             f"{renderer.end!r}, but with {last_tail[:20]!r}",
             hint=f"Make what ends the template's answers its eos_token. Failing that: {PLAIN}",
+        )
+    if renderer.end in message["content"] + (message["tool_calls"] or ""):
+        raise TemplateError(
+            f"{name} has the end token {renderer.end!r} in it, which the template adds",
+            hint="Take it out of the answer.",
         )
     # With turns behind it, an answer may lose what the last one has before it, as old reasoning
     # is dropped; nothing else may come between prompt and answer, or between answer and end.

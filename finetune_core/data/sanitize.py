@@ -7,7 +7,7 @@ by, only digests, sketches and lots are held.
 from __future__ import annotations
 
 from array import array
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cached_property, partial
@@ -129,6 +129,7 @@ class _Sanitizing:
         self._near = NearRows(self._rules)
         self._leak = Leak(self._rules.leak) if self._rules.leak != "off" else None
         self._format = ""
+        self._dropped: dict[str, Counter[str]] = defaultdict(Counter)  # by file and rule
         self._first_dropped: dict[str, tuple[int, str]] = {}  # by file: its row, and why
         # Of the training rows that are left: their numbers, and what decides who is held out.
         self._numbers, self._lots = array("q"), array("d")
@@ -161,10 +162,14 @@ class _Sanitizing:
             if rows[split_of[source]] and (held_out or rows["validation"]):
                 continue
             file = files[0] if len(files) == 1 else files[0].parent
-            first = self._first_dropped.get(source)
+            left = f"none is left of the {source} file"
+            if source == TRAINING:
+                left = f"{rows['train']} to learn from, {rows['validation']} held out"
+            dropped = ", ".join(f"{n:,} {rule}" for rule, n in self._dropped[source].items())
+            if first := self._first_dropped.get(source):
+                dropped = f" (dropped: {dropped}; the first is row {first[0]:,}: {first[1]})"
             raise EmptyDatasetError(
-                f"{file}: too few rows are left of the {source} file"
-                f"{f': row {first[0]:,} and others are dropped ({first[1]})' if first else ''}",
+                f"{file} has too few usable rows: {left}{dropped}",
                 hint="At least one row to learn from and one held out are needed.",
             )
 
@@ -249,6 +254,7 @@ class _Sanitizing:
                 if verdict.action == "drop":
                     outcomes[place] = DROPPED
             if outcomes[place] == DROPPED:
+                self._dropped[file][found[-1].rule] += 1
                 self._first_dropped.setdefault(file, (numbers[place], found[-1].detail))
             rules, actions = [each.rule for each in found], [each.action for each in found]
             self._counts.add(outcomes[place], rules, actions)

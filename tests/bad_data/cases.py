@@ -232,10 +232,7 @@ CHATS = [
         fates=flagged(2, "roles", "message 2 is a system turn"),
     ),
     works("own_system.jsonl", *CAPITALS),
-    doubtful(
-        "own_system.jsonl", "4 rows flagged by roles", dataset={"system_prompt": "Be short."},
-        fates=tuple(Fate(n, "roles", "flag", "message 2 is a system turn") for n in range(1, 5)),
-    ),
+    works("own_system.jsonl", *CAPITALS, dataset={"system_prompt": "Be short."}),
     refused("unknown_role.jsonl", at(2), "message 2", "bot", "system, user, assistant, tool"),
     refused("missing_role.jsonl", at(2), "message 1", "role"),
     refused("message_is_text.jsonl", at(2), "message 1", "role|object"),
@@ -314,7 +311,7 @@ AMONG_ROWS = [
             dataset={"validation_path": "no_known_columns.jsonl"}),
     refused("good.jsonl", at(2), "message 1", named="answer_first.jsonl", late=True,
             dataset={"validation_path": "answer_first.jsonl"}),
-    refused("good.jsonl", "4 empty", "0 held out", named="all_empty.jsonl",
+    refused("good.jsonl", "4 empty", "validation", named="all_empty.jsonl",
             dataset={"validation_path": "all_empty.jsonl"}),
     # Otherwise the held-out rows would silently stand for those that were to be measured on.
     refused("sixty.jsonl", "4 empty", "evaluat", named="all_empty.jsonl",

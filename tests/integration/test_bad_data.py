@@ -70,10 +70,9 @@ def outcome(request, made, tmp_path_factory) -> Outcome:
         warnings.catch_warnings(record=True) as heard,
     ):
         try:
+            request = asked(case, made, cache)
             with as_nobody(case.file in UNREADABLE):
-                result: CheckResult | Exception = check(
-                    asked(case, made, cache), lambda event: None
-                )
+                result: CheckResult | Exception = check(request, lambda event: None)
         except Exception as error:
             result = error
     said = [str(warning.message) for warning in heard]
@@ -94,8 +93,8 @@ def asked(case: Case, made: Path, cache: Path) -> CheckRequest:
 
 
 def find(name: str, made: Path) -> Path:
-    stored = FILES / name
-    return stored if stored.exists() else make(name, made)
+    stored = {str(path.relative_to(FILES)) for path in FILES.rglob("*")}
+    return FILES / name if name in stored else make(name, made)
 
 
 @contextmanager

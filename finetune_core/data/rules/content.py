@@ -111,6 +111,8 @@ def _rewrite_json(text: str | None, change: Callable[[str], str]) -> str | None:
     def change_leaf(leaf: Any) -> Any:
         if isinstance(leaf, str):
             return change(leaf)
+        if isinstance(leaf, bool) or not isinstance(leaf, int):
+            return leaf
         changed = change(str(leaf))  # a card's number may stand there as a number
         return leaf if changed == str(leaf) else changed
 

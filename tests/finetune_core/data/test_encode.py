@@ -17,6 +17,7 @@ from finetune_core.data.masks import IGNORED, mask
 from finetune_core.data.rows import ROWS_SCHEMA, to_columns
 from finetune_core.data.templates import make_renderer
 from finetune_core.exceptions import ModelLoadError, TemplateError
+from finetune_core.models.source import digest_tokenizer
 from finetune_core.types import Template
 from tests.finetune_core.data.conftest import KINDS, chat, runs, tiny, tokens_of, trained
 from tests.finetune_core.data.turns import turn
@@ -37,7 +38,7 @@ TEMPLATES = {"blank": BLANK, "lines": LINES, "inst": INST, "plain": None}
 
 WORDS = ["bring", "desks", "7", "two red chairs", "item: desk", "yes,", "it", "a", "x"]
 BLANKS = ["", " ", "  ", "\n", "\n\n", " \n "]
-FOREIGN = ["Größe", "数据", "😀", "e\u0301", "\u00a0", "it's", "\t", "</s>", "<s>"]
+FOREIGN = ["Größe", "数据", "😀", "e\u0301", "\u00a0", "it's", "\t", "<s>"]
 LOSSLESS = ("byte level", "byte level, trimmed", "byte fallback")
 # They begin all that stands behind a special token with a blank, or lose blanks.
 ALTERS_BLANKS = (
@@ -98,13 +99,15 @@ def test_the_answers_and_their_ends_are_trained_and_nothing_else(kind, template)
             assert run[-1] == tokenizer.eos_token_id
             last = first + len(run)
             before, until = tokenizer.decode(ids[:first]), tokenizer.decode(ids[:last])
-            if kind in ALTERS_BLANKS:
+            if kind in ALTERS_BLANKS or renderer.begin:
                 assert squashed(tokenizer.decode(run)) == squashed(text[start:end])
-                assert before == tokenizer.decode(alone(tokenizer, text[:start]))
+                assert squashed(before) == squashed(text[:start])
             else:
                 assert (before, until) == (text[:start], text[:end])
         first, start = found[0][0], spans[0].start
-        assert ids[:first] == alone(tokenizer, text[:start]), "as it is asked at inference"
+        begin = renderer.begin  # its token goes before what the tokenizer sees as a text's start
+        asked = alone(tokenizer, begin) + alone(tokenizer, text[len(begin) : start])
+        assert ids[:first] == asked, "as it is asked at inference"
     assert refused < len(rows)
     assert reasons <= {True}
     if kind in ("byte level", "byte level, trimmed", "metaspace never"):
@@ -151,7 +154,7 @@ def test_what_needs_no_cut_is_encoded_whole():
 
 
 def test_a_tokenizer_that_cannot_write_the_two_apart_is_refused():
-    with pytest.raises(TemplateError, match=f"^row 1: .*{APART}") as caught:
+    with pytest.raises(TemplateError, match=f"^1: .*{APART}") as caught:
         tokens_of(tiny("metaspace always", BLANK), chat("a", "yes"))
     assert "without white space" in caught.value.hint
 
@@ -232,7 +235,11 @@ def ask(*contents):
 
 def encoded(folder, *conversations, sanitize=None, **config):
     return encode(
-        folder, TokenizationConfig(**config), sanitize or SanitizeConfig(), batch(*conversations)
+        folder,
+        digest_tokenizer(folder),
+        TokenizationConfig(**config),
+        sanitize or SanitizeConfig(),
+        batch(*conversations),
     )
 
 
@@ -277,7 +284,7 @@ def test_a_tokenizer_that_would_cut_and_fill_up_does_neither(tmp_path, tiny_base
 
 def test_a_row_that_is_refused_is_named_by_its_number(tiny_base):
     rows = [ask("a", "b"), Conversation([user("x")]), Conversation([assistant("x")])]
-    with pytest.raises(TemplateError, match=r"^row 2: no token would be trained"):
+    with pytest.raises(TemplateError, match=r"^row 2 of the training file: no token"):
         encoded(tiny_base, *rows)
 
 

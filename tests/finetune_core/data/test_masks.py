@@ -30,11 +30,17 @@ def trained_runs(messages, tokenizer, template=Template.CHAT):
         "Größe 数据 😀",
         "user",
         "\n",
-        "a<|end|>b",
     ],
 )
 def test_one_answer_is_trained_with_its_end_token(tokenizer, answer):
     assert trained_runs(chat("question", answer), tokenizer) == [answer + END]
+
+
+@pytest.mark.parametrize("answer", ["a<|end|>b", "a<|end|>"])
+def test_an_answer_that_holds_the_end_token_is_refused(tokenizer, answer):
+    """The model would learn to stop there, and never write what stands behind it."""
+    with pytest.raises(TemplateError, match="has the end token"):
+        trained_runs(chat("question", answer), tokenizer)
 
 
 def test_every_answer_of_a_conversation_is_trained(tokenizer):
@@ -192,7 +198,7 @@ def test_the_calls_of_an_answer_are_trained(tokenizer, content):
     [
         (Template.CHAT, CALL, "leaves out the answer of message 2"),
         (Template.PLAIN, CALL, "leaves out the answer of message 2"),
-        (Template.CHAT, CALL.replace("Köln", END), r"has the end token '<\|end\|>' in a call"),
+        (Template.CHAT, CALL.replace("Köln", END), r"has the end token '<\|end\|>' in it"),
     ],
 )
 def test_a_call_that_is_not_or_cannot_be_written_is_refused(tokenizer, template, call, problem):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import html
 import json
 import re
-from pathlib import Path
 
 import pytest
 from datasets import Dataset
 
-from finetune_core.config import DatasetConfig, TokenizationConfig
+from finetune_core.config import DatasetConfig, ModelConfig, TokenizationConfig
 from finetune_core.data.check import CheckRequest, check
 from finetune_core.data.report import DataReport, read_report
 from finetune_core.data.report_page import facts, markdown, page, verdict
@@ -39,7 +38,7 @@ def checked(tmp_path):
                 files[name if name == "path" else f"{name}_path"] = str(file)
         request = CheckRequest(
             dataset=DatasetConfig(**files, sanitize=rules or {}),
-            tokenizer=Path("examples/tiny_base"),
+            model=ModelConfig(),
             tokenization=TokenizationConfig(**{"max_length": LIMIT} | tokenization),
             cache=tmp_path / "cache",
         )

@@ -262,8 +262,14 @@ def test_a_file_without_text_columns_is_refused(write, clean):
     ("rows", "counts"),
     [
         (pairs(range(1)), "1 to learn from, 0 held out"),
-        ([pairs([1])[0]] * 3, "1 to learn from, 0 held out (dropped: 2 duplicate)"),
-        ([{"prompt": "", "completion": "a"}] * 2, "0 to learn from, 0 held out (dropped: 2 empty)"),
+        (
+            [pairs([1])[0]] * 3,
+            "1 to learn from, 0 held out (dropped: 2 duplicate; the first is row 2",
+        ),
+        (
+            [{"prompt": "", "completion": "a"}] * 2,
+            "0 to learn from, 0 held out (dropped: 2 empty; ",
+        ),
     ],
 )
 def test_too_few_usable_rows_are_refused_with_the_counts(write, clean, rows, counts):
@@ -763,7 +769,7 @@ def test_the_ledger_never_holds_in_clear_what_stands_in_json_within_a_row(
     value = json.dumps({"name": "send", "arguments": {"text": lead.format(KEY)}})
     turns = [{"from": "human", "value": "q"}, {"from": "function_call", "value": value}]
     ordinary = [
-        {"conversations": [turns[0] | {"value": f"{n}"}, turns[1] | {"value": "{}"}]}
+        {"conversations": [turns[0] | {"value": f"{n}"}, turns[1] | {"value": '{"name": "send"}'}]}
         for n in range(3)
     ]
     data = clean(

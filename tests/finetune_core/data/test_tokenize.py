@@ -20,7 +20,7 @@ from finetune_core.data.sanitize import SanitizeRequest, sanitize
 from finetune_core.data.tokenize import TokenizeRequest, tokenize
 from finetune_core.exceptions import (
     EmptyDatasetError,
-    ModelNotFoundError,
+    ModelLoadError,
     TemplateError,
 )
 
@@ -187,29 +187,29 @@ def test_another_tokenizer_or_config_gets_a_folder_of_its_own(request_for, other
 
 def test_a_template_that_is_refused_names_the_row(request_for, other_base, tmp_path):
     (other_base / "chat_template.jinja").write_text("{{ messages[0].content }}")
-    with pytest.raises(TemplateError, match="row 1: "):
+    with pytest.raises(TemplateError, match="row 1 of the training file: "):
         tokenize(request_for(model=other_base), ignore)
     assert list((tmp_path / "tokens").iterdir()) == []
 
 
-def test_a_folder_that_holds_no_model_is_refused(request_for, tmp_path):
-    with pytest.raises(ModelNotFoundError, match=r"config\.json"):
+def test_a_folder_that_holds_no_tokenizer_is_refused(request_for, tmp_path):
+    with pytest.raises(ModelLoadError, match="does not load"):
         tokenize(request_for(model=tmp_path), ignore)
 
 
 def test_an_edited_tokenizer_is_not_taken_for_the_one_it_was(request_for, other_base):
     template = other_base / "chat_template.jinja"
     tokenize(request_for(model=other_base), ignore)
-    template.write_text(template.read_text().replace('"<|start|>" ~', '"<|start|>now " ~'))
+    template.write_text("now" + template.read_text())
     tokens = tokenize(request_for(model=other_base), ignore)
     text = load_tokenizer(other_base).decode(rows_of(tokens.train)[0]["input_ids"])
-    assert text.startswith("<|bos|><|start|>now user")
+    assert text.startswith("now<|bos|>")
 
 
 def test_a_refused_row_ends_the_job_and_is_named(request_for, tmp_path):
     rows = [*ROWS[:3], {"messages": [{"role": "assistant", "content": "hello"}]}]
     chats = [as_chat(row) if "prompt" in row else row for row in rows]
-    with pytest.raises(TemplateError, match=r"row 4: .*nothing is asked"):
+    with pytest.raises(TemplateError, match=r"row 4 of the training file: .*nothing is asked"):
         tokenize(request_for(chats, [as_chat(HELD[0])], rules={"empty": "off"}), ignore)
     assert list((tmp_path / "tokens").iterdir()) == []
 
@@ -325,7 +325,7 @@ def test_broken_text_hides_nothing_personal_whichever_stage_drops_the_row(reques
         {"prompt": f"bring {broken} " + "please " * 80, "completion": "item: x"},  # tokenizing
     ]
     lines = ledger(tokenize(request_for(rows, HELD, rules={"unicode": "flag"}), ignore))
-    for line in lines[-3:-1]:
+    for line in lines[-2:]:
         assert line["outcome"] == "dropped"
         assert SECRET not in line["original"].replace("\\u0007", "")
 
@@ -417,5 +417,5 @@ def test_a_row_refused_in_another_process_is_named(request_for, many, in_process
     chats[250] = {"messages": [{"role": "assistant", "content": "hello"}]}
     request = request_for(chats, [as_chat(HELD[0])], rules={"empty": "off"}, max_length=1024)
     in_processes()
-    with pytest.raises(TemplateError, match=r"row 251: .*nothing is asked"):
+    with pytest.raises(TemplateError, match=r"row 251 of the training file: .*nothing is asked"):
         tokenize(request, ignore)

@@ -116,6 +116,9 @@ CONVERSATIONS = {
 MANY = ("three turns", "untrained between")
 SYSTEM = ("system", "empty system")
 
+# The model would learn to stop in the middle of its answer.
+ALWAYS_REFUSED = {"answer holds the end token": "has the end token"}
+
 # template → conversations → the reason to refuse them
 REFUSED = {
     # The generation prompt opens a thought, with which no answer of the template begins.
@@ -237,7 +240,7 @@ def test_every_template_of_trl_is_in_the_table(folder):
 def test_the_answers_alone_are_trained_or_the_template_is_refused(load, name, conversation):
     tokenizer, shape = load(name), SHAPES[name]
     messages = conversation_of(shape, conversation)
-    reason = REFUSED.get(name, {}).get(conversation)
+    reason = REFUSED.get(name, {}).get(conversation, ALWAYS_REFUSED.get(conversation))
     if reason is not None:
         with pytest.raises(TemplateError, match=reason):
             tokens_of(tokenizer, messages)
@@ -370,7 +373,7 @@ def test_a_call_is_never_trained_as_an_empty_answer(load, name):
 @pytest.mark.parametrize("name", ["qwen2_5", "lfm2_2_5", "llama3_1"])
 def test_a_call_that_holds_the_end_token_is_refused(load, name):
     messages = [turn("user", "Weather?"), calling(city=f"U{SHAPES[name].end}lm")]
-    with pytest.raises(TemplateError, match="in a call"):
+    with pytest.raises(TemplateError, match="has the end token"):
         tokens_of(load(name), messages)
 
 
