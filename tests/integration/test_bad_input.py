@@ -38,15 +38,15 @@ def refuse(tmp_path, *arguments, expect: list[str], **environment) -> None:
     [
         ("empty.jsonl", "", ["empty.jsonl has no rows"]),
         ("broken.jsonl", GOOD + "{oops\n", ["broken.jsonl, line 3: is not JSON"]),
-        ("broken.json", "[{]", ["broken.json: is not JSON"]),
+        ("broken.json", "[{]", ["broken.json, at its first row: is not JSON"]),
         ("list.jsonl", GOOD + "[1, 2]\n", ["list.jsonl, row 3", "object", "found list"]),
-        ("mapping.json", '{"a": 1}', ["mapping.json", "list of objects", "found dict"]),
+        ("mapping.json", '{"a": 1}', ["mapping.json: no format fits the columns: a"]),
         (
             "columns.csv",
             "title,body\nx,y\n",
             ["title, body", "prompt, completion", "--input-field"],
         ),
-        ("one.jsonl", '{"prompt": "a", "completion": "b"}\n', ["0 to learn from, 1 held out"]),
+        ("one.jsonl", '{"prompt": "a", "completion": "b"}\n', ["1 to learn from, 0 held out"]),
         ("table.xlsx", "x", [".xlsx", ".jsonl, .json, .csv, .parquet"]),
     ],
 )
