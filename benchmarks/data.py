@@ -45,7 +45,6 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {
-            "HF_HOME": f"{folder}/hf",
             "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
             "BENCHMARK_FOLDER": folder,
         }
@@ -77,7 +76,7 @@ def compare(file: Path, rounds: int) -> None:
             f"{statistics.median(ratios):.2f}",
             f"{min(ratios):.2f} to {max(ratios):.2f}",
         )
-    Console().print(table)
+    Console(width=120).print(table)
 
 
 def alone(file: Path) -> None:
@@ -99,7 +98,7 @@ def alone(file: Path) -> None:
             f"{found.result['rows']:,}",
             f"{found.result['dropped']:,}",
         )
-    Console().print(table)
+    Console(width=120).print(table)
 
 
 def generate(file: Path, size: int) -> Path:
@@ -269,6 +268,8 @@ WORK: dict[str, Callable[[Path], dict]] = {
 
 
 def _run(name: str, file: Path) -> Measured:
+    # The peers may not find in a cache what they did in the round before.
+    os.environ["HF_HOME"] = tempfile.mkdtemp(dir=os.environ["BENCHMARK_FOLDER"])
     sys.stderr.write(f"{name} on {_megabytes(file):,.0f} MB\n")
     return measure("benchmarks.data", ["--work", name, str(file)])
 

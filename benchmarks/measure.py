@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import psutil
@@ -28,10 +29,15 @@ class Measured(NamedTuple):
     result: dict
 
 
-def measure(module: str, arguments: Sequence[str]) -> Measured:
+def measure(
+    module: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None
+) -> Measured:
     """Runs `python -m module arguments`, whose last line is JSON with the field `seconds`."""
     process = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", module, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environment or {})},
     )
     peak = 0
     done = threading.Event()

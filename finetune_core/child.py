@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -44,6 +44,7 @@ def run(
     *,
     folder: Path,
     on_event: Emit | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> R:
     """Runs a function in a child process.
 
@@ -53,6 +54,7 @@ def run(
         result_type: The record that it returns.
         folder: Gets `<name>-request.json`, `<name>-events.jsonl` and `<name>.log`.
         on_event: Is told of each event that the function emits.
+        environment: Variables that only the child has.
 
     Raises:
         FineTuneError: What the function raised.
@@ -67,7 +69,13 @@ def run(
     files = [str(request_file), str(events.path)]
     command = [sys.executable, "-m", "finetune_core.child", target, *files]
     with log_file.open("ab") as output:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **(environment or {})},
+        )
     try:
         ended = False
         while not ended:

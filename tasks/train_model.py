@@ -8,7 +8,7 @@ from finetune_core.config import PipelineConfig
 from finetune_core.hub import open_hub
 from finetune_core.hub.tracking import Tracking
 from finetune_core.trainers.checkpoints import finished_training
-from finetune_core.trainers.request import TrainRequest
+from finetune_core.trainers.request import MEMORY, TrainRequest
 from finetune_core.types import Job, TokenizedData, TrainedCheckpoints
 from tasks.artifacts import ProgressArtifact
 from tasks.stage import STAGE, run_stage, worth_a_retry
@@ -47,6 +47,7 @@ def train_model(job: Job, config: PipelineConfig, tokens: TokenizedData) -> Trai
                 TrainedCheckpoints,
                 folder=job.logs,
                 on_event=hear,
+                environment=MEMORY,
             )
         artifact.finished()
         return trained

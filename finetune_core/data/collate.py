@@ -29,7 +29,8 @@ class Collator:
             rows: Each with `input_ids` and `labels`.
 
         Returns:
-            `input_ids`, `attention_mask` and `labels`, int64, each of shape (rows, longest).
+            `input_ids`, `attention_mask` and `labels`, int64, each of shape (rows, longest). A
+            first token has no label: nothing leads to it.
         """
         longest = max(len(row["input_ids"]) for row in rows)
         shape = (len(rows), longest)
@@ -39,6 +40,6 @@ class Collator:
         for index, row in enumerate(rows):
             length = len(row["input_ids"])
             ids[index, :length] = torch.as_tensor(row["input_ids"])
-            labels[index, :length] = torch.as_tensor(row["labels"])
+            labels[index, 1:length] = torch.as_tensor(row["labels"][1:])
             mask[index, :length] = 1
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}

@@ -67,7 +67,6 @@ def tokenize(request: TokenizeRequest, emit: Emit) -> TokenizedData:
 
 def _write(request: TokenizeRequest, key: str, emit: Emit, folder: Path) -> TokenizedData:
     source, clean = request.tokenizer, request.clean
-    tokenizer = load_tokenizer(source)
     revisions: dict[str, Revisions] = {}
     splits: dict[str, TokenizedSplit] = {}
     done = 0
@@ -90,6 +89,7 @@ def _write(request: TokenizeRequest, key: str, emit: Emit, folder: Path) -> Toke
             )
     known = {place: each for found in revisions.values() for place, each in found.items()}
     counts = _write_ledger(clean, folder / "ledger.parquet", known)
+    tokenizer = load_tokenizer(source)  # now that no other process holds one any more
     tokens = TokenizedData(
         folder=folder,
         digest=key,

@@ -45,7 +45,17 @@ class LengthGroupedSampler(Sampler[int]):
         # A batch that is not full must come last: the loader cuts the sequence into equal parts.
         full = [batch for batch in batches if len(batch) == self._batch_size]
         rest = [batch for batch in batches if len(batch) < self._batch_size]
-        for index in torch.randperm(len(full), generator=random).tolist():
+        order = torch.randperm(len(full), generator=random).tolist()
+        # The longest first: if memory does not suffice, it is known at once, and if it does, no
+        # later step waits for more of it.
+        longest = _longest(full, self._lengths) if full else None
+        order.sort(key=lambda index: index != longest)
+        for index in order:
             yield from full[index].tolist()
         for batch in rest:
             yield from batch.tolist()
+
+
+def _longest(batches: list[torch.Tensor], lengths: torch.Tensor) -> int:
+    """The place of the batch that has the longest row."""
+    return max(range(len(batches)), key=lambda index: int(lengths[batches[index]].max()))

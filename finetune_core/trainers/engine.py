@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from finetune_core.child import Emit
 from finetune_core.config.sections import TrainingConfig
 from finetune_core.data.collate import Collator
 from finetune_core.data.encode import load_tokenizer
+from finetune_core.data.masks import IGNORED
 from finetune_core.evaluation.token_score import score, token_sums
 from finetune_core.exceptions import FineTuneError, TrainingError
 from finetune_core.models.loading import bf16_on_gpu, load_model
@@ -21,6 +23,7 @@ from finetune_core.models.source import find_model
 from finetune_core.storage import write_record
 from finetune_core.trainers.batching import LengthGroupedSampler
 from finetune_core.trainers.checkpoints import Checkpoints
+from finetune_core.trainers.kernels import Kernels, use_kernels
 from finetune_core.trainers.methods import METHODS, batch_size, learning_rate, micro_batch_size
 from finetune_core.trainers.observers.announcer import Announcer
 from finetune_core.trainers.observers.keeper import Keeper
@@ -35,6 +38,37 @@ def train(request: TrainRequest, emit: Emit) -> TrainedCheckpoints:
         InputError: The model or its modules are not as the config says.
         TrainingError: The loop failed.
     """
+    trainer = make_trainer(request, emit)
+    start = Checkpoints(request.output).newest()
+    try:
+        trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
+    except FineTuneError:
+        raise
+    except Exception as error:
+        raise TrainingError(f"training failed: {type(error).__name__}: {error}") from error
+    state, model, arguments = trainer.state, trainer.model, trainer.args
+    record = TrainedCheckpoints(
+        folder=request.output,
+        steps=state.global_step,
+        epochs=float(state.epoch or 0),
+        train_loss=[entry["loss"] for entry in state.log_history if "loss" in entry][-1],
+        trained_tokens=int(state.num_input_tokens_seen),
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        trained_parameters=sum(w.numel() for w in model.parameters() if w.requires_grad),
+        batch_size=batch_size(request.training),
+        precision="bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "float32",
+        device=_device_name(),
+    )
+    write_record(request.output, record)
+    return record
+
+
+def make_trainer(request: TrainRequest, emit: Emit) -> Trainer:
+    """Puts together model, rows and everything that watches over a training.
+
+    Raises:
+        InputError: The model or its modules are not as the config says.
+    """
     config = request.training
     checkpoints = Checkpoints(request.output)
     checkpoints.clear_staging()
@@ -42,9 +76,13 @@ def train(request: TrainRequest, emit: Emit) -> TrainedCheckpoints:
     transformers.set_seed(config.seed)  # before the adapter's weights are drawn
     model = METHODS[config.method].prepare(load_model(request.model), request.lora)
     model.config.use_cache = False
+    if arguments.bf16:
+        _cast_frozen(model)
     tokenizer = load_tokenizer(find_model(request.model))
+    splits = (request.tokens.train_split, request.tokens.validation_split)
     validation = Dataset.from_file(str(request.tokens.validation))
-    trainer = _Trainer(
+    return _Trainer(
+        kernels=use_kernels(model, max(split.longest for split in splits)),
         model=model,
         args=arguments,
         train_dataset=Dataset.from_file(str(request.tokens.train)),
@@ -55,35 +93,68 @@ def train(request: TrainRequest, emit: Emit) -> TrainedCheckpoints:
         preprocess_logits_for_metrics=_row_sums,
         callbacks=[Announcer(emit), Keeper(config, checkpoints, emit)],
     )
-    start = checkpoints.newest()
-    try:
-        trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
-    except FineTuneError:
-        raise
-    except Exception as error:
-        raise TrainingError(f"training failed: {type(error).__name__}: {error}") from error
-    state = trainer.state
-    record = TrainedCheckpoints(
-        folder=request.output,
-        steps=state.global_step,
-        epochs=float(state.epoch or 0),
-        train_loss=[entry["loss"] for entry in state.log_history if "loss" in entry][-1],
-        trained_tokens=int(state.num_input_tokens_seen),
-        parameters=sum(weight.numel() for weight in model.parameters()),
-        trained_parameters=sum(w.numel() for w in model.parameters() if w.requires_grad),
-        batch_size=batch_size(config),
-        precision="bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "float32",
-        device=_device_name(),
-    )
-    write_record(request.output, record)
-    return record
+
+
+def _cast_frozen(model: Any) -> None:
+    """Casts the weights that are not trained to bf16, once; autocast would at every step."""
+    for weight in model.parameters():
+        if not weight.requires_grad and weight.dtype == torch.float32:
+            weight.data = weight.data.to(torch.bfloat16)
 
 
 class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped
-    """transformers' Trainer, but for the order of rows, which has no setting.
+    """transformers' Trainer, but for the order of rows, and for how the loss is computed.
 
     Rows are grouped by optimizer step, so micro-batches of any size see the same rows.
     """
+
+    def __init__(self, kernels: Kernels, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._kernels = kernels
+        self.model_accepts_loss_kwargs = True  # the loss below is divided by all of a step's tokens
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> Any:
+        """This micro-batch's part of the mean loss over all trained tokens of a step."""
+        head = self._kernels.head
+        if head is None or return_outputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = inputs["labels"]
+        with head.summing(labels):
+            loss = model(**self._seen(inputs)).logits.sum()
+        if num_items_in_batch is None:
+            return loss / (labels[:, 1:] != IGNORED).sum()
+        return loss / num_items_in_batch * self.accelerator.num_processes
+
+    def prediction_step(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> Any:
+        """Scores rows over their trained tokens; no more logits are made than these need."""
+        head = self._kernels.head
+        if head is None:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager(), head.scoring(inputs["labels"]):
+            sums = model(**self._seen(inputs)).logits[0]
+        return sums[:, 0].sum() / sums[:, 2].sum(), sums, inputs["labels"]
+
+    def _seen(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What the model is given: without labels, and without a mask where none is needed."""
+        masked = not self._kernels.plain_attention
+        return {
+            name: tensor
+            for name, tensor in inputs.items()
+            if name == "input_ids" or (name == "attention_mask" and masked)
+        }
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
@@ -117,6 +188,7 @@ def _arguments(config: TrainingConfig, output: Path) -> TrainingArguments:
         include_num_input_tokens_seen="non_padding",
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=not torch.cuda.is_available(),  # or bf16 were refused on a CPU
         label_names=["labels"],
         report_to="none",
         disable_tqdm=True,
@@ -124,7 +196,8 @@ def _arguments(config: TrainingConfig, output: Path) -> TrainingArguments:
 
 
 def _row_sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return token_sums(logits, labels)
+    """The sums of a batch, where its model has given logits and not these already."""
+    return token_sums(logits, labels) if logits.dim() == 3 else logits
 
 
 def _validation_metrics(prediction: EvalPrediction) -> dict[str, float]:

@@ -21,6 +21,6 @@ def test_short_rows_are_filled_up_on_the_right(pad, filler):
     assert {name: tensor.tolist() for name, tensor in batch.items()} == {
         "input_ids": [[5, 6, 7], [8, filler, filler]],
         "attention_mask": [[1, 1, 1], [1, 0, 0]],
-        "labels": [[-100, 6, 7], [8, -100, -100]],
+        "labels": [[-100, 6, 7], [-100, -100, -100]],  # nothing leads to a first token
     }
     assert {tensor.dtype for tensor in batch.values()} == {torch.int64}

@@ -17,10 +17,15 @@ from finetune_core.config import (
     TokenizationConfig,
     TrainingConfig,
 )
+from finetune_core.data.collate import Collator
+from finetune_core.data.encode import load_tokenizer
 from finetune_core.data.sanitize import SanitizeRequest, sanitize
 from finetune_core.data.tokenize import TokenizeRequest, tokenize
 from finetune_core.exceptions import TargetModulesError, TrainingError
+from finetune_core.models.adapters import add_lora
+from finetune_core.models.loading import load_model
 from finetune_core.storage import digest_file
+from finetune_core.trainers.batching import LengthGroupedSampler
 from finetune_core.trainers.checkpoints import Checkpoints, choose
 from finetune_core.trainers.engine import train
 from finetune_core.trainers.request import TrainRequest
@@ -125,6 +130,45 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, request_fo
     in_parts = losses(request_for(tmp_path / "in_parts", micro_batch_size=micro, **plain))
     assert len(at_once) == 6
     assert in_parts == pytest.approx(at_once, abs=1e-5)
+
+
+def test_every_step_has_the_loss_of_a_plain_loop_in_float32(tmp_path, request_for, tokens):
+    """The same rows in the same order, through the model's and peft's own code alone."""
+    from datasets import Dataset
+    from transformers import get_linear_schedule_with_warmup, set_seed
+
+    request = request_for(tmp_path, epochs=2, lora={"lora_dropout": 0.0})
+    found = losses(request)
+    set_seed(request.training.seed)
+    model = add_lora(load_model(request.model), request.lora)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.0)
+    schedule = get_linear_schedule_with_warmup(optimizer, 0, 2 * STEPS)
+    rows = Dataset.from_file(str(tokens.train))
+    order = LengthGroupedSampler(rows["length"][:], 8, request.training.seed)
+    collate = Collator(load_tokenizer(Path("examples/tiny_base")))
+    expected = []
+    for epoch in range(2):
+        order.set_epoch(epoch)
+        numbers = list(order)
+        for start in range(0, len(numbers), 8):
+            batch = collate([rows[number] for number in numbers[start : start + 8]])
+            loss = model(**batch).loss
+            expected.append(loss.item())
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert found[-1] < found[0] - 0.5
+
+
+def test_bf16_learns_as_float32_does(tmp_path, request_for):
+    plain = {"epochs": 2, "lora": {"lora_dropout": 0.0}}
+    whole = losses(request_for(tmp_path / "float32", **plain))
+    half = losses(request_for(tmp_path / "bf16", precision="bf16", **plain))
+    assert half == pytest.approx(whole, rel=0.03)
 
 
 def test_only_the_answers_tokens_are_learned(tokens):
