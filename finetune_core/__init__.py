@@ -13,13 +13,29 @@ from finetune_core.data.pipeline import (  # noqa: E402
     quick_load,
 )
 from finetune_core.data.sanitizer import DatasetSanitizer, ValidationResult  # noqa: E402
+from finetune_core.evaluation.benchmark import (  # noqa: E402
+    BenchmarkReport,
+    BenchmarkResult,
+    BenchmarkRunner,
+)
+from finetune_core.evaluation.evaluator import (  # noqa: E402
+    ComparisonResult,
+    EvaluationResult,
+    Evaluator,
+)
 from finetune_core.version import __version__  # noqa: E402
 
 __all__ = [
+    "BenchmarkReport",
+    "BenchmarkResult",
+    "BenchmarkRunner",
+    "ComparisonResult",
     "ConfigBuilder",
     "DataPipeline",
     "Dataset",
     "DatasetSanitizer",
+    "EvaluationResult",
+    "Evaluator",
     "PipelineConfig",
     "ValidationResult",
     "__version__",

@@ -14,10 +14,12 @@
     │   ├── ModelNotFoundError
     │   ├── TemplateError
     │   ├── TargetModulesError
+    │   ├── AdapterError
     │   ├── JobNotFoundError
     │   └── OutputError
     ├── JobInterruptedError           exit code 130
     ├── ModelLoadError
+    ├── ParityError
     ├── TrainingError
     ├── EvaluationError
     ├── ChildDiedError
@@ -151,6 +153,10 @@ class TargetModulesError(InputError):
     """An adapter names modules that the model does not have."""
 
 
+class AdapterError(InputError):
+    """A folder holds no adapter, or one that cannot become part of that base."""
+
+
 class JobNotFoundError(InputError):
     """There is no job of that id."""
 
@@ -167,6 +173,10 @@ class JobInterruptedError(FineTuneError):
 
 class ModelLoadError(FineTuneError):
     """A model is there but does not load."""
+
+
+class ParityError(FineTuneError):
+    """A merged model does not answer as base and adapter do."""
 
 
 class TrainingError(FineTuneError):

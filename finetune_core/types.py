@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 JOB_ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts as it counts
 
@@ -18,6 +18,9 @@ class TrainingMethod(str, Enum):
     """How the weights are tuned; `finetune_core.trainers.methods` has a record for each."""
 
     LORA = "lora"
+    QLORA = "qlora"
+    INSTRUCTION_TUNING = "instruction_tuning"
+    FULL_FINETUNING = "full_finetuning"
 
 
 class DatasetSource(str, Enum):
@@ -59,13 +62,22 @@ class Scheduler(str, Enum):
 
 
 class EvaluationMetric(str, Enum):
-    """What an evaluation can measure on generated answers, by its name in reports."""
+    """What an evaluation can measure, by its name in reports.
 
+    The first three are over the tokens of the expected answers, the others on generated ones.
+    """
+
+    LOSS = "loss"
+    PERPLEXITY = "perplexity"
+    TOKEN_ACCURACY = "token_accuracy"  # noqa: S105 - no password
+    ACCURACY = "accuracy"
+    F1 = "f1"
     EXACT_MATCH = "exact_match"
     ROUGE_1 = "rouge1"
     ROUGE_2 = "rouge2"
     ROUGE_L = "rougeL"
     BLEU = "bleu"
+    CHRF = "chrf"
 
 
 class TooLong(str, Enum):
@@ -87,6 +99,7 @@ class Template(str, Enum):
     AUTO = "auto"
     CHAT = "chat"
     PLAIN = "plain"
+    INSTRUCTION = "instruction"
 
 
 class Record(BaseModel):
@@ -230,12 +243,14 @@ class ChosenCheckpoint(StageRecord):
 
 
 class EvaluationReport(StageRecord):
-    """Base and tuned model side by side on the held-out rows."""
+    """Base and tuned model side by side on the held-out rows, each value with its interval."""
 
     rows: int
     generated_rows: int
     base: dict[str, float]
     tuned: dict[str, float]
+    base_intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    tuned_intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
 
     @property
     def markdown(self) -> Path:

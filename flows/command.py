@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from logging.handlers import RotatingFileHandler
@@ -19,9 +20,11 @@ from rich.table import Table
 from finetune_core.config import PipelineConfig, Settings
 from finetune_core.config.pipeline import read_mapping
 from finetune_core.data.loading import find_files
+from finetune_core.evaluation.metrics import check_modules
 from finetune_core.exceptions import (
     Fault,
     FineTuneError,
+    IncompatibleConfigError,
     InputError,
     InvalidConfigError,
     JobInterruptedError,
@@ -30,7 +33,7 @@ from finetune_core.hub.card import JobResult
 from finetune_core.jobs import check_writable, find_config, jobs_folder
 from finetune_core.models.source import find_model
 from finetune_core.storage import from_here
-from finetune_core.types import DatasetSource, new_job_id
+from finetune_core.types import DatasetSource, TrainingMethod, new_job_id
 from flows import options
 
 
@@ -53,7 +56,14 @@ def run(
         int | None, typer.Option("--max-samples", help="Read only so many rows.")
     ] = None,
     max_length: options.MaxLength = None,
-    method: Annotated[str | None, typer.Option("--method", help="What is tuned: lora.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method", help="lora, qlora, instruction_tuning or full_finetuning (all weights)."
+        ),
+    ] = None,
+    four_bit: Annotated[bool, typer.Option("--4bit", help="qlora, on a base of 4 bits.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Compute in 16-bit floats.")] = False,
     epochs: Annotated[
         int | None, typer.Option("--epochs", "-e", help="Passes over the rows.")
     ] = None,
@@ -74,8 +84,22 @@ def run(
     ] = None,
     target_modules: Annotated[
         str | None,
-        typer.Option("--target-modules", help="all-linear, or names divided by commas."),
+        typer.Option(
+            "--target-modules", help="all-linear, names divided by commas, or a regular expression."
+        ),
     ] = None,
+    rslora: Annotated[
+        bool, typer.Option("--rslora", help="Scale the adapter by the root of its rank.")
+    ] = False,
+    dora: Annotated[
+        bool, typer.Option("--dora", help="Train magnitudes apart from directions.")
+    ] = False,
+    loraplus_ratio: Annotated[
+        float | None, typer.Option("--loraplus-ratio", help="How much faster B learns than A.")
+    ] = None,
+    pissa: Annotated[
+        bool, typer.Option("--pissa", help="Begin with the main directions of the weights.")
+    ] = False,
     save_steps: Annotated[
         int | None, typer.Option("--save-steps", help="Steps between checkpoints.")
     ] = None,
@@ -96,9 +120,8 @@ def run(
     as_json: options.AsJson = False,
 ) -> None:
     """Fine-tune a model, compare it with its base and register it."""
-    names = target_modules.split(",") if target_modules else None
     flags: dict[str, dict[str, Any]] = {
-        "model": {"name": model},
+        "model": {"name": model, "quantization_bits": 4 if four_bit else None},
         "dataset": {
             "path": hf_dataset or dataset,
             "source": "hub" if hf_dataset else None,
@@ -111,10 +134,11 @@ def run(
         },
         "tokenization": {"max_length": max_length},
         "training": {
-            "method": method,
+            "method": method or ("qlora" if four_bit else None),
             "epochs": epochs,
             "learning_rate": learning_rate,
             "batch_size": batch_size,
+            "precision": "fp16" if fp16 else None,
             "save_steps": save_steps,
             "eval_steps": eval_steps,
             "seed": seed,
@@ -124,13 +148,19 @@ def run(
             "lora_rank": lora_rank,
             "lora_alpha": lora_alpha,
             "lora_dropout": lora_dropout,
-            "target_modules": "all-linear" if names == ["all-linear"] else names,
+            "target_modules": _targets(target_modules) if target_modules else None,
+            "use_rslora": rslora or None,
+            "use_dora": dora or None,
+            "loraplus_lr_ratio": loraplus_ratio,
+            "initialization": "pissa" if pissa else None,
         },
         "registry": {"model_name": name},
     }
 
     def work() -> None:
         start = perf_counter()
+        if four_bit and method not in (None, TrainingMethod.QLORA.value):
+            raise IncompatibleConfigError([Fault("training.method", "--4bit is for qlora")])
         chosen = find_config(resume, organization, output) if resume else _config(config, flags)
         _check(chosen, organization)
         result = _finetune(chosen, organization, resume or new_job_id())
@@ -191,6 +221,13 @@ def _config(file: Path | None, flags: dict[str, dict[str, Any]]) -> PipelineConf
     return PipelineConfig.parse(values, source=str(file) if file else None)
 
 
+def _targets(flag: str) -> str | list[str]:
+    """Modules as a person names them: in words divided by commas, or by an expression."""
+    if flag == "all-linear" or not re.fullmatch(r"[\w.,-]+", flag):
+        return flag
+    return flag.split(",")
+
+
 def _check(config: PipelineConfig, organization: str) -> None:
     """Finds at once what would otherwise be found only when Prefect has started.
 
@@ -203,6 +240,7 @@ def _check(config: PipelineConfig, organization: str) -> None:
         if path is not None:
             find_files(Path(path))
     find_model(config.model)
+    check_modules(config.evaluation.metrics)
     check_writable(jobs_folder(organization, config.training.output_dir))
 
 

@@ -4,9 +4,9 @@ from prefect import get_run_logger, task
 
 from finetune_core.config import PipelineConfig
 from finetune_core.data.sanitize import SanitizeRequest
-from finetune_core.exceptions import DatasetFormatError
 from finetune_core.jobs import organization_folder
-from finetune_core.types import CleanData, DatasetFormat, Job
+from finetune_core.trainers.methods import check_format
+from finetune_core.types import CleanData, Job
 from tasks.stage import STAGE, run_in_child, run_stage
 from tasks.terminal import Terminal
 
@@ -29,12 +29,7 @@ def sanitize_data(job: Job, config: PipelineConfig) -> CleanData:
         )
 
     clean = run_stage("sanitize", work, _summary)
-    if clean.format == DatasetFormat.PREFERENCE.value:
-        raise DatasetFormatError(
-            f"{config.dataset.path} has rows of preferences, from which no method learns yet",
-            hint="To learn the chosen answers alone, name two columns by --input-field and "
-            "--output-field.",
-        )
+    check_format(config.training.method, clean.format)
     for warning in clean.warnings:
         get_run_logger().warning("%s", warning)
     return clean

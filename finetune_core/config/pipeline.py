@@ -30,7 +30,7 @@ from finetune_core.exceptions import (
     InvalidConfigError,
     MissingConfigError,
 )
-from finetune_core.types import DatasetSource
+from finetune_core.types import DatasetFormat, DatasetSource, Template, TrainingMethod
 
 INCOMPATIBLE = "incompatible"
 
@@ -84,6 +84,13 @@ class PipelineConfig(Section):
             )
         if errors or config is None:
             raise ValidationError.from_exception_data(cls.__name__, errors)
+        tokenization = config.tokenization
+        if (
+            config.training.method is TrainingMethod.INSTRUCTION_TUNING
+            and tokenization.template is Template.AUTO
+        ):
+            instruction = tokenization.model_copy(update={"template": Template.INSTRUCTION})
+            config.__dict__["tokenization"] = instruction  # frozen, but nobody has it yet
         return config
 
     @classmethod
@@ -210,6 +217,48 @@ def _exclusions(sections: Mapping[str, Section]) -> list[Fault]:
         if batch != "auto" and micro != "auto" and (micro > batch or batch % micro):
             problem = f"{micro} does not divide batch_size {batch}"
             faults.append(Fault("training.micro_batch_size", problem))
+        faults += _method_exclusions(training, sections)
+    return faults
+
+
+def _method_exclusions(training: TrainingConfig, sections: Mapping[str, Section]) -> list[Fault]:
+    """What excludes the method of training."""
+    faults = []
+    method = training.method
+    model, dataset, lora = (sections.get(name) for name in ("model", "dataset", "lora"))
+    if method is TrainingMethod.FULL_FINETUNING:
+        if isinstance(model, ModelConfig) and model.torch_dtype == "float16":
+            problem = "float16 is too coarse for weights that are all trained"
+            faults.append(Fault("model.torch_dtype", problem))
+        if isinstance(lora, LoraConfig):
+            faults += [
+                Fault(f"lora.{name}", "is for adapters, and full_finetuning has none")
+                for name, value in LoraConfig()
+                if getattr(lora, name) != value
+            ]
+    elif isinstance(lora, LoraConfig) and lora.initialization == "pissa":
+        if method is TrainingMethod.QLORA:
+            problem = "pissa changes the base's weights, which qlora has quantised"
+            faults.append(Fault("lora.initialization", problem))
+        if lora.lora_dropout:
+            problem = "must be 0 with pissa, which drops main directions of the weights else"
+            faults.append(Fault("lora.lora_dropout", problem))
+    if (
+        method is TrainingMethod.QLORA
+        and isinstance(lora, LoraConfig)
+        and isinstance(model, ModelConfig)
+        and lora.use_dora
+        and model.quantization_bits == 8
+    ):
+        problem = "does not train on a base of 8 bits; quantization_bits 4 does"
+        faults.append(Fault("lora.use_dora", problem))
+    if (
+        method is TrainingMethod.INSTRUCTION_TUNING
+        and isinstance(dataset, DatasetConfig)
+        and dataset.format is DatasetFormat.TEXT
+    ):
+        problem = "text has no instructions, from which instruction_tuning learns"
+        faults.append(Fault("dataset.format", problem))
     return faults
 
 

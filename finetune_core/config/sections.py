@@ -31,12 +31,28 @@ def _free_alias(alias: str) -> str:
     return alias
 
 
+def _metric_file(path: str) -> str:
+    if not path.endswith(".py"):
+        raise ValueError("should be the file of an `evaluate` module, which ends with .py")
+    return path
+
+
+def _pattern(expression: str) -> str:
+    try:
+        re.compile(expression)
+    except re.error as error:
+        raise ValueError(f"is no regular expression: {error}") from None
+    return expression
+
+
 Alias = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$"),
     AfterValidator(_free_alias),
 ]
+MetricFile = Annotated[str, AfterValidator(_metric_file)]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+Pattern = Annotated[Name, AfterValidator(_pattern)]
 
 
 class ModelConfig(Section):
@@ -49,10 +65,11 @@ class ModelConfig(Section):
     """The hub revision: a branch, a tag or a commit."""
 
     torch_dtype: Literal["auto", "float32", "float16", "bfloat16"] = setting("model.torch_dtype")
-    """The type of the loaded weights; auto is bfloat16 where the device has it, else float32."""
+    """The type of the loaded weights, and of what a quantised base computes; auto is bfloat16 where
+    the device has it, else float32; weights that are all trained are float32."""
 
     quantization_bits: Literal[4, 8] = setting("model.quantization_bits")
-    """The bits of the base's weights, for methods that quantise it (LoRA does not)."""
+    """The bits of the base's weights, for the method that quantises it, qlora."""
 
 
 class DatasetConfig(Section):
@@ -128,14 +145,17 @@ class TokenizationConfig(Section):
     """What becomes of a row from which the template cannot tell the trained tokens."""
 
     template: Template = setting("tokenization.template")
-    """chat: the tokenizer's chat template; plain: prompt, newline, answer; auto: what there is."""
+    """chat: the tokenizer's chat template; plain: prompt, newline, answer; auto: the first that
+    there is; instruction: the same, with Alpaca's words for plain."""
 
 
 class TrainingConfig(Section):
     """How the model is trained."""
 
     method: TrainingMethod = setting("training.method")
-    """What is tuned."""
+    """What is tuned: lora: an adapter; qlora: an adapter on a base of 4 or 8 bits;
+    instruction_tuning: an adapter, taught in Alpaca's words where the tokenizer has no chat
+    template; full_finetuning: every weight."""
 
     output_dir: Path | None = None
     """The folder that gets one folder a job; without it, the organisation's own."""
@@ -202,22 +222,37 @@ class LoraConfig(Section):
     """The rank of the update."""
 
     lora_alpha: float = setting("lora.lora_alpha")
-    """The update is scaled by alpha / rank."""
+    """The update is scaled by alpha / rank, with rslora by alpha / √rank."""
 
     lora_dropout: float = setting("lora.lora_dropout")
     """The probability with which an input of the adapter is dropped in training."""
 
-    target_modules: Literal["all-linear"] | Annotated[list[Name], Field(min_length=1)] = setting(
+    target_modules: Pattern | Annotated[list[Name], Field(min_length=1)] = setting(
         "lora.target_modules"
     )
-    """The modules that get an adapter: all-linear, or names."""
+    """The modules that get an adapter: all-linear, names, or a regular expression that matches
+    whole names."""
+
+    use_rslora: bool = setting("lora.use_rslora")
+    """Scale by the root of the rank, so that a high rank still learns (arXiv 2312.03732)."""
+
+    use_dora: bool = setting("lora.use_dora")
+    """Train the weights' magnitudes apart from their directions (DoRA, arXiv 2402.09353)."""
+
+    loraplus_lr_ratio: float | None = setting("lora.loraplus_lr_ratio")
+    """How many times faster B learns than A (LoRA+, arXiv 2402.12354)."""
+
+    initialization: Literal["default", "pissa"] = setting("lora.initialization")
+    """default: the first update is zero; pissa: the adapter begins as the main directions of the
+    base's weights (arXiv 2404.02948)."""
 
 
 class EvaluationConfig(Section):
     """How base and tuned model are compared."""
 
-    metrics: list[EvaluationMetric] = setting("evaluation.metrics")
-    """What is measured on the generated answers, beside loss, perplexity and token accuracy."""
+    metrics: list[EvaluationMetric | MetricFile] = setting("evaluation.metrics")
+    """What is measured on the generated answers, beside loss, perplexity and token accuracy: names,
+    or files of modules of `evaluate`, whose code is then run."""
 
     num_samples: int = setting("evaluation.num_samples")
     """Held-out rows for which answers are generated; the loss is over all of them."""

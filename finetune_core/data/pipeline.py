@@ -11,17 +11,13 @@ import pyarrow.parquet as pq
 
 from finetune_core.config.sections import DatasetConfig, TokenizationConfig
 from finetune_core.data.sanitize import SanitizeRequest, sanitize
+from finetune_core.data.templates import ALPACA, INPUT, INSTRUCTION, RESPONSE
 from finetune_core.data.tokenize import TokenizeRequest, tokenize
 from finetune_core.exceptions import FineTuneError
 from finetune_core.types import CleanData, TokenizedData
 
 if TYPE_CHECKING:
     import datasets
-
-ALPACA = (
-    "Below is an instruction that describes a task{paired}. Write a response that appropriately "
-    "completes the request.\n\n### Instruction:\n{instruction}\n\n{input}### Response:\n{response}"
-)
 
 
 class DataPipeline:
@@ -197,14 +193,11 @@ def format_instruction_dataset(raw: datasets.Dataset) -> datasets.Dataset:
 
     def write(row: dict[str, Any]) -> dict[str, str]:
         given = row.get("input") or ""
-        return {
-            "text": ALPACA.format(
-                paired=", paired with an input that provides further context" if given else "",
-                instruction=row["instruction"],
-                input=f"### Input:\n{given}\n\n" if given else "",
-                response=row[answer],
-            )
-        }
+        paired = ", paired with an input that provides further context" if given else ""
+        parts = [ALPACA.format(paired=paired), INSTRUCTION + row["instruction"]]
+        if given:
+            parts.append(INPUT + given)
+        return {"text": "\n\n".join([*parts, RESPONSE + row[answer]])}
 
     return raw.map(write, remove_columns=raw.column_names)
 

@@ -12,6 +12,13 @@ from finetune_core.types import Template
 
 MOST_TOOLS = 1000  # renderers that are kept
 
+# The words of Stanford Alpaca (Taori et al. 2023), as many models were trained with.
+ALPACA = (
+    "Below is an instruction that describes a task{paired}. Write a response that appropriately "
+    "completes the request."
+)
+INSTRUCTION, INPUT, RESPONSE = (f"### {name}:\n" for name in ("Instruction", "Input", "Response"))
+
 
 class Renderer(Protocol):
     """Writes messages as one text."""
@@ -114,6 +121,25 @@ class PlainRenderer:
         return self
 
 
+class AlpacaRenderer(PlainRenderer):
+    """Plain text in Alpaca's words; a system message takes the place of the first sentences."""
+
+    name = "alpaca"
+
+    def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
+        """What is to be done, then each instruction and each response under its heading."""
+        parts = [] if messages[0]["role"] == "system" else [ALPACA.format(paired="")]
+        for message in messages:
+            if message["role"] == "assistant":
+                parts.append(f"{RESPONSE}{message['content']}{self.end}")
+            else:
+                heading = "" if message["role"] == "system" else INSTRUCTION
+                parts.append(f"{heading}{message['content']}")
+        if generation_prompt:
+            parts.append(RESPONSE)
+        return self.begin + "\n\n".join(parts)
+
+
 def make_renderer(template: Template, tokenizer: Any) -> Renderer:
     """The renderer that a config asks for.
 
@@ -125,6 +151,8 @@ def make_renderer(template: Template, tokenizer: Any) -> Renderer:
         raise TemplateError("the tokenizer has no end token, so an answer could never end")
     if template is Template.PLAIN or (template is Template.AUTO and not tokenizer.chat_template):
         return PlainRenderer(tokenizer)
+    if template is Template.INSTRUCTION and not tokenizer.chat_template:
+        return AlpacaRenderer(tokenizer)
     if not tokenizer.chat_template:
         raise TemplateError(
             "the tokenizer has no chat template", hint="Set tokenization.template to plain."

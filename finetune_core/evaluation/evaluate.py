@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,13 +18,14 @@ from finetune_core.data.encode import load_tokenizer
 from finetune_core.data.masks import IGNORED
 from finetune_core.evaluation import metrics
 from finetune_core.evaluation.generation import generate
+from finetune_core.evaluation.intervals import Estimate, Weights, estimate, intervals, values
 from finetune_core.evaluation.report import write_report
 from finetune_core.evaluation.request import EvaluateRequest
 from finetune_core.evaluation.token_score import score, token_sums
 from finetune_core.exceptions import EvaluationError, FineTuneError
-from finetune_core.models.loading import load_model
+from finetune_core.models.loading import fit_vocabulary, load_model, load_quantized
 from finetune_core.storage import once
-from finetune_core.types import EvaluationReport
+from finetune_core.types import EvaluationReport, TrainingMethod
 
 
 class Question(NamedTuple):
@@ -51,10 +51,10 @@ def evaluate(request: EvaluateRequest, emit: Emit) -> EvaluationReport:
 def _write(request: EvaluateRequest, emit: Emit, folder: Path) -> EvaluationReport:
     import peft
 
-    config = request.evaluation
-    tokenizer = load_tokenizer(request.chosen.folder)
+    config, tuned_folder = request.evaluation, request.chosen.folder
+    tokenizer = load_tokenizer(tuned_folder)
     tokens = Dataset.from_file(str(request.tokens.measured))
-    questions = list(islice(_questions(tokens, tokenizer), config.num_samples))
+    questions = list(islice(find_questions(tokens, tokenizer), config.num_samples))
     done, total = 0, 2 * (len(questions) + len(tokens))
 
     def progress(rows: int) -> None:
@@ -63,37 +63,54 @@ def _write(request: EvaluateRequest, emit: Emit, folder: Path) -> EvaluationRepo
         emit({"type": "progress", "done": done, "total": total})
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = peft.PeftModel.from_pretrained(load_model(request.model), request.chosen.folder)
-    model = model.to(device).eval()
-    values: dict[str, dict[str, float]] = {}
+    measured: dict[str, dict[str, Estimate]] = {}
     answers: dict[str, list[str]] = {}
-    for name in ("base", "tuned"):
-        with model.disable_adapter() if name == "base" else nullcontext():
-            try:
-                values[name] = _loss(model, tokenizer, tokens, config.batch_size, progress)
-                answers[name] = generate(
-                    model,
-                    tokenizer,
-                    [question.prompt for question in questions],
-                    batch_size=config.batch_size,
-                    max_new_tokens=config.generation_max_length,
-                    on_progress=progress,
-                )
-            except FineTuneError:
-                raise
-            except Exception as error:
-                raise EvaluationError(
-                    f"the {name} model does not run: {type(error).__name__}: {error}"
-                ) from error
+
+    def load_base() -> Any:
+        quantized = request.method is TrainingMethod.QLORA
+        model = (load_quantized if quantized else load_model)(request.model)
+        fit_vocabulary(model, tokenizer)
+        return model
+
+    def measure(name: str, model: Any) -> None:
+        try:
+            model.to(device).eval()
+            measured[name] = measure_tokens(model, tokenizer, tokens, config.batch_size, progress)
+            answers[name] = generate(
+                model,
+                tokenizer,
+                [question.prompt for question in questions],
+                batch_size=config.batch_size,
+                max_new_tokens=config.generation_max_length,
+                on_progress=progress,
+            )
+        except FineTuneError:
+            raise
+        except Exception as error:
+            raise EvaluationError(
+                f"the {name} model does not run: {type(error).__name__}: {error}"
+            ) from error
         expected = [question.expected for question in questions]
         if questions:  # a plain text asks nothing
-            values[name] |= metrics.compute(config.metrics, answers[name], expected)
+            measured[name] |= metrics.compute(config.metrics, answers[name], expected)
+
+    if (tuned_folder / "adapter_config.json").is_file():
+        model = peft.PeftModel.from_pretrained(load_base(), tuned_folder)
+        with model.disable_adapter():
+            measure("base", model)
+        measure("tuned", model)
+    else:  # one is gone before the other is loaded: there may be no room for two
+        measure("base", load_base())
+        tuned = {"name": str(tuned_folder), "revision": None}
+        measure("tuned", load_model(request.model.model_copy(update=tuned)))
     report = EvaluationReport(
         folder=folder,
         rows=len(tokens),
         generated_rows=len(questions),
-        base=values["base"],
-        tuned=values["tuned"],
+        base=values(measured["base"]),
+        tuned=values(measured["tuned"]),
+        base_intervals=intervals(measured["base"]),
+        tuned_intervals=intervals(measured["tuned"]),
     )
     samples = [
         {
@@ -111,7 +128,7 @@ def _write(request: EvaluateRequest, emit: Emit, folder: Path) -> EvaluationRepo
     return report
 
 
-def _questions(tokens: Dataset, tokenizer: Any) -> Iterator[Question]:
+def find_questions(tokens: Dataset, tokenizer: Any) -> Iterator[Question]:
     """Each row cut before its last answer; a plain text asks nothing."""
     for row in tokens:
         trained = np.array(row["labels"]) != IGNORED
@@ -125,9 +142,22 @@ def _questions(tokens: Dataset, tokenizer: Any) -> Iterator[Question]:
             yield Question(row["row"], prompt, tokenizer.decode(answer, skip_special_tokens=True))
 
 
-def _loss(
-    model: Any, tokenizer: Any, tokens: Dataset, batch_size: int, progress: Any
-) -> dict[str, float]:
+def measure_tokens(
+    model: Any,
+    tokenizer: Any,
+    tokens: Dataset,
+    batch_size: int,
+    progress: Callable[[int], None],
+) -> dict[str, Estimate]:
+    """Loss, perplexity and token accuracy of the expected answers.
+
+    Args:
+        model: A causal model.
+        tokenizer: Its tokenizer.
+        tokens: The rows, as `TOKENS_SCHEMA`.
+        batch_size: Rows at once.
+        progress: Is told how many more rows are measured.
+    """
     collate = Collator(tokenizer)
     order = np.argsort(tokens["length"][:], kind="stable")
     sums = []
@@ -138,5 +168,14 @@ def _loss(
         with torch.inference_mode():
             sums.append(token_sums(model(**batch).logits, labels).cpu())
         progress(len(rows))
-    total = score(torch.cat(sums))
-    return {"loss": total.loss, "perplexity": total.perplexity, "token_accuracy": total.accuracy}
+    found = torch.cat(sums)
+
+    def statistic(weights: Weights) -> dict[str, float]:
+        total = score(found * torch.from_numpy(weights)[:, None])
+        return {
+            "loss": total.loss,
+            "perplexity": total.perplexity,
+            "token_accuracy": total.accuracy,
+        }
+
+    return estimate(statistic, len(found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,14 @@ from finetune_core.types import (
     StageRecord,
     TokenizedData,
     TrainedCheckpoints,
+    TrainingMethod,
 )
 from finetune_core.version import __version__
+
+QUANTIZATION = {
+    4: 'load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True',
+    8: "load_in_8bit=True",
+}
 
 
 class Card(Record):
@@ -35,6 +42,19 @@ class Card(Record):
     report: EvaluationReport
 
     @property
+    def kind(self) -> str:
+        """What was made: an adapter, or a whole model."""
+        full = self.config.training.method is TrainingMethod.FULL_FINETUNING
+        return "model" if full else "adapter"
+
+    @property
+    def description(self) -> str:
+        """What was made, by which method, and of which base."""
+        word = "for" if self.kind == "adapter" else "tuned from"
+        method = self.config.training.method.value
+        return f"{method} {self.kind} {word} {self.config.model.name}"
+
+    @property
     def tags(self) -> dict[str, str]:
         """The facts by which versions are found."""
         return {
@@ -44,7 +64,7 @@ class Card(Record):
             "dataset_digest": self.clean.source_digest,
             "tokenizer_digest": self.tokens.tokenizer_digest,
             "config_digest": digest_json(self.config.model_dump(mode="json")),
-            "adapter_digest": self.chosen.digest,
+            f"{self.kind}_digest": self.chosen.digest,
             "code_version": code_version(),
         }
 
@@ -70,15 +90,12 @@ class JobResult(Card):
 def write_card(card: Card, model_name: str, path: Path) -> None:
     """Writes the card as the Markdown that hubs show, its facts for machines on top."""
     config, clean, report = card.config, card.clean, card.report
-    front = {"base_model": config.model.name, "library_name": "peft", "tags": "[finetune, lora]"}
-    load = [
-        "from peft import PeftModel",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        f'base = AutoModelForCausalLM.from_pretrained("{config.model.name}")',
-        'model = PeftModel.from_pretrained(base, "FOLDER_OF_THIS_FILE")',
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER_OF_THIS_FILE")',
-    ]
+    method = config.training.method
+    front = {
+        "base_model": config.model.name,
+        "library_name": "peft" if card.kind == "adapter" else "transformers",
+        "tags": f"[finetune, {method.value}]",
+    }
     data = [
         ("file", Path(config.dataset.path).name),
         ("sha256", clean.source_digest),
@@ -87,6 +104,7 @@ def write_card(card: Card, model_name: str, path: Path) -> None:
             "rows",
             f"{clean.rows}: {clean.kept} kept, {clean.changed} changed, {clean.dropped} dropped",
         ),
+        ("template", card.tokens.template),
         ("learned from", f"{card.tokens.train_split.rows} rows"),
         ("held out", f"{card.tokens.validation_split.rows} rows"),
         ("tokens trained on", str(card.trained.trained_tokens)),
@@ -98,9 +116,8 @@ def write_card(card: Card, model_name: str, path: Path) -> None:
         "",
         f"# {model_name}",
         "",
-        f"A {config.training.method.value} adapter for `{config.model.name}`, made by job "
-        f"{card.job.id}; the checkpoint of step {card.chosen.step} of {card.trained.steps} "
-        f"({card.chosen.reason}).",
+        f"The {card.description}, made by job {card.job.id}; the checkpoint of step "
+        f"{card.chosen.step} of {card.trained.steps} ({card.chosen.reason}).",
         "",
         "## Metrics",
         "",
@@ -115,7 +132,7 @@ def write_card(card: Card, model_name: str, path: Path) -> None:
         "## How to load",
         "",
         "```python",
-        *load,
+        *_how_to_load(config, card.chosen.folder),
         "```",
         "",
         "## Config",
@@ -128,6 +145,35 @@ def write_card(card: Card, model_name: str, path: Path) -> None:
         "",
     ]
     path.write_text("\n".join(lines))
+
+
+def _how_to_load(config: PipelineConfig, folder: Path) -> list[str]:
+    """The lines of Python that load what was made."""
+    here, base = '"FOLDER_OF_THIS_FILE"', f'"{config.model.name}"'
+    tokenizer = f"tokenizer = AutoTokenizer.from_pretrained({here})"
+    if config.training.method is TrainingMethod.FULL_FINETUNING:
+        return [
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            tokenizer,
+            f"model = AutoModelForCausalLM.from_pretrained({here})",
+        ]
+    classes, options = "AutoModelForCausalLM, AutoTokenizer", ""
+    if config.training.method is TrainingMethod.QLORA:
+        classes += ", BitsAndBytesConfig"
+        bits = config.model.quantization_bits
+        options = f", quantization_config=BitsAndBytesConfig({QUANTIZATION[bits]})"
+    adapter = json.loads((folder / "adapter_config.json").read_text())
+    grow = ["base.resize_token_embeddings(len(tokenizer))"]
+    return [
+        "from peft import PeftModel",
+        f"from transformers import {classes}",
+        "",
+        tokenizer,
+        f"base = AutoModelForCausalLM.from_pretrained({base}{options})",
+        *(grow if adapter.get("trainable_token_indices") else []),
+        f"model = PeftModel.from_pretrained(base, {here})",
+    ]
 
 
 def flat(config: PipelineConfig) -> dict[str, Any]:

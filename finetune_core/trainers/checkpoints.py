@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import shutil
@@ -20,6 +21,7 @@ from finetune_core.storage import (
     read_manifest,
     read_record,
     verify,
+    write_json,
 )
 from finetune_core.types import ChosenCheckpoint, TrainedCheckpoints
 
@@ -143,7 +145,7 @@ def choose(trained: TrainedCheckpoints, folder: Path) -> ChosenCheckpoint:
 
     Args:
         trained: The finished training.
-        folder: Gets the adapter with its tokenizer.
+        folder: Gets the adapter, or the whole model, with its tokenizer.
 
     Raises:
         TrainingError: There is no checkpoint whose bytes are as they were written.
@@ -156,6 +158,9 @@ def choose(trained: TrainedCheckpoints, folder: Path) -> ChosenCheckpoint:
         for file in best.folder.iterdir():
             if file.name not in TRAINING_ONLY:
                 shutil.copy2(file, temporary)
+        config = temporary / "config.json"  # of a whole model, for which training has no cache
+        if config.is_file():
+            write_json(config, {**json.loads(config.read_text()), "use_cache": True})
         return ChosenCheckpoint(
             folder=temporary,
             digest=digest_folder(temporary),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,19 @@ from finetune_core.data.encode import load_tokenizer
 from finetune_core.data.masks import IGNORED
 from finetune_core.evaluation.token_score import score, token_sums
 from finetune_core.exceptions import FineTuneError, TrainingError
-from finetune_core.models.loading import bf16_on_gpu, load_model
+from finetune_core.models.loading import bf16_on_gpu
 from finetune_core.models.source import find_model
 from finetune_core.storage import write_record
 from finetune_core.trainers.batching import LengthGroupedSampler
 from finetune_core.trainers.checkpoints import Checkpoints
 from finetune_core.trainers.kernels import Kernels, use_kernels
-from finetune_core.trainers.methods import METHODS, batch_size, learning_rate, micro_batch_size
+from finetune_core.trainers.methods import (
+    METHODS,
+    batch_size,
+    learning_rate,
+    micro_batch_size,
+    optimizer_groups,
+)
 from finetune_core.trainers.observers.announcer import Announcer
 from finetune_core.trainers.observers.keeper import Keeper
 from finetune_core.trainers.request import TrainRequest
@@ -74,14 +82,15 @@ def make_trainer(request: TrainRequest, emit: Emit) -> Trainer:
     checkpoints.clear_staging()
     arguments = _arguments(config, checkpoints.staging)
     transformers.set_seed(config.seed)  # before the adapter's weights are drawn
-    model = METHODS[config.method].prepare(load_model(request.model), request.lora)
+    method, tokenizer = METHODS[config.method], load_tokenizer(find_model(request.model))
+    model = method.prepare(method.load(request.model), request.lora, tokenizer)
     model.config.use_cache = False
     if arguments.bf16:
         _cast_frozen(model)
-    tokenizer = load_tokenizer(find_model(request.model))
     splits = (request.tokens.train_split, request.tokens.validation_split)
     validation = Dataset.from_file(str(request.tokens.validation))
     return _Trainer(
+        optimizer_groups=partial(optimizer_groups, training=config, lora=request.lora),
         kernels=use_kernels(model, max(split.longest for split in splits)),
         model=model,
         args=arguments,
@@ -108,10 +117,19 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     Rows are grouped by optimizer step, so micro-batches of any size see the same rows.
     """
 
-    def __init__(self, kernels: Kernels, **arguments: Any) -> None:
+    def __init__(
+        self, kernels: Kernels, optimizer_groups: Callable[[Any], Any], **arguments: Any
+    ) -> None:
         super().__init__(**arguments)
         self._kernels = kernels
+        self._optimizer_groups = optimizer_groups
         self.model_accepts_loss_kwargs = True  # the loss below is divided by all of a step's tokens
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """The optimizer of the arguments, over the method's groups of weights."""
+        kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        self.optimizer: Any = kind(self._optimizer_groups(self.model), **settings)
+        return self.optimizer
 
     def compute_loss(
         self,

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_core.config.defaults import default
-from finetune_core.config.sections import LoraConfig, TrainingConfig
-from finetune_core.models.adapters import add_lora
-from finetune_core.types import TrainingMethod
+from finetune_core.config.sections import LoraConfig, ModelConfig, TrainingConfig
+from finetune_core.exceptions import DatasetFormatError
+from finetune_core.models.adapters import add_lora, train_all
+from finetune_core.models.loading import load_model, load_quantized, load_to_train
+from finetune_core.types import DatasetFormat, TrainingMethod
+
+FASTER = ("lora_B", "lora_magnitude_vector")  # what LoRA+ trains at a higher rate
 
 
 @dataclass(frozen=True)
@@ -19,24 +23,73 @@ class Method:
     Attributes:
         name: How configs call it.
         learning_rate: The setting that holds its default learning rate.
-        prepare: Makes the loaded model trainable.
+        load: Loads the base.
+        prepare: Makes the loaded base trainable, given the adapter's section and the tokenizer.
+        refuses: The formats from whose rows it cannot learn.
     """
 
     name: TrainingMethod
-    learning_rate: str
-    prepare: Callable[[Any, LoraConfig], Any]
+    learning_rate: str = "training.adapter_learning_rate"
+    load: Callable[[ModelConfig], Any] = load_model
+    prepare: Callable[..., Any] = add_lora
+    refuses: frozenset[DatasetFormat] = frozenset({DatasetFormat.PREFERENCE})
 
 
 METHODS = {
     method.name: method
     for method in (
+        Method(TrainingMethod.LORA),
+        Method(TrainingMethod.QLORA, load=load_quantized),
         Method(
-            name=TrainingMethod.LORA,
-            learning_rate="training.adapter_learning_rate",
-            prepare=add_lora,
+            TrainingMethod.INSTRUCTION_TUNING,
+            refuses=frozenset({DatasetFormat.PREFERENCE, DatasetFormat.TEXT}),
+        ),
+        Method(
+            TrainingMethod.FULL_FINETUNING,
+            learning_rate="training.full_learning_rate",
+            load=load_to_train,
+            prepare=train_all,
         ),
     )
 }
+
+
+def check_format(method: TrainingMethod, found: str) -> None:
+    """Refuses rows from which a method cannot learn.
+
+    Raises:
+        DatasetFormatError: They are of such a format.
+    """
+    if found in METHODS[method].refuses:
+        raise DatasetFormatError(
+            f"{method.value} does not learn from rows of the format {found}",
+            hint="Choose another method, or name two columns by --input-field and --output-field.",
+        )
+
+
+def optimizer_groups(
+    model: Any, training: TrainingConfig, lora: LoraConfig
+) -> list[dict[str, Any]]:
+    """The trained weights in the groups that an optimizer takes.
+
+    Matrices decay, vectors do not. With LoRA+ (arXiv 2402.12354) B learns faster than A.
+
+    Args:
+        model: A prepared model.
+        training: Says how fast weights are learned and decay.
+        lora: Says how much faster B is.
+    """
+    rate, ratio = learning_rate(training), lora.loraplus_lr_ratio or 1.0
+    groups: dict[tuple[float, float], list[Any]] = {}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            fast = any(part in name for part in FASTER)
+            decay = training.weight_decay if weight.ndim > 1 else 0.0
+            groups.setdefault((rate * ratio if fast else rate, decay), []).append(weight)
+    return [
+        {"params": weights, "lr": rate, "weight_decay": decay}
+        for (rate, decay), weights in groups.items()
+    ]
 
 
 def learning_rate(config: TrainingConfig) -> float:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import typer
 
 from finetune_core import __version__
-from finetune_service.cli import data
+from finetune_service.cli import data, evaluate, merge, recommend
 from flows.command import run
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 app.command("train")(run)
+app.command("evaluate")(evaluate.evaluate)
+app.command("merge")(merge.merge)
+app.command("recommend")(recommend.recommend)
 app.add_typer(data.app, name="data")
 
 

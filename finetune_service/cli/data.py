@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import uuid
 from pathlib import Path
 from typing import Annotated
 
@@ -79,7 +80,8 @@ def check(
                 "finetune_core.data.check:check",
                 request,
                 CheckResult,
-                folder=folder / "checks",
+                # One folder each: two at a time would hear each other's results.
+                folder=folder / "checks" / uuid.uuid4().hex,
                 on_event=terminal,
             )
         if html:

@@ -148,7 +148,7 @@ def test_the_version_says_from_what_it_was_made(run, hub):
 def test_the_card_tells_metrics_data_config_and_how_to_load(run, hub, tmp_path):
     files = hub.download(hub.get("orders", 1), tmp_path / "version")
     card = (files / "README.md").read_text()
-    assert f"| exact_match | {run.json['base_metrics']['exact_match']:.4f} |" in card
+    assert f"| exact_match | {run.json['base_metrics']['exact_match']:.4f} [" in card
     assert "| training.learning_rate | 0.001 |" in card
     assert "PeftModel.from_pretrained" in card
     assert "train.jsonl" in card
@@ -175,6 +175,10 @@ def test_mlflow_has_config_data_report_and_machine(tracked, hub, tmp_path):
     assert dataset.name == "train.jsonl"
     files = {file.path for file in hub._client.list_artifacts(tracked.info.run_id)}
     assert {"config.yaml", "loss_curve.png", "report.md", "samples.json", "data"} <= files
+    data = {file.path for file in hub._client.list_artifacts(tracked.info.run_id, "data")}
+    assert data == {"data/ledger.parquet", "data/data.html"}
+    path = hub._client.download_artifacts(tracked.info.run_id, "data/data.html", str(tmp_path))
+    assert "<mark>" in Path(path).read_text()
     path = hub._client.download_artifacts(tracked.info.run_id, "samples.json", str(tmp_path))
     table = json.loads(Path(path).read_text())
     assert {"prompt", "expected", "base", "tuned"} <= set(table["columns"])

@@ -44,13 +44,13 @@ def test_the_version_comes_back_from_the_server_as_it_was(outcome, servers, tmp_
     assert digests[0] == digests[1]
 
 
-def test_prefect_shows_six_tasks_done_the_report_and_the_progress(outcome, servers):
-    (artifact,) = [
-        each
-        for each in prefect(servers, "artifacts")
-        if each["key"] == f"local-{outcome.json['job_id']}-report"
-    ]
+def test_prefect_shows_six_tasks_done_both_reports_and_the_progress(outcome, servers):
+    artifacts = {each["key"]: each for each in prefect(servers, "artifacts")}
+    artifact = artifacts[f"local-{outcome.json['job_id']}-report"]
     assert "| exact_match |" in artifact["data"]
+    data = artifacts[f"local-{outcome.json['job_id']}-data"]["data"]
+    assert data.startswith("# good")
+    assert "| to learn from, held out |" in data
     run = {"flow_runs": {"id": {"any_": [artifact["flow_run_id"]]}}}
     tasks = prefect(servers, "task_runs", **run)
     assert {each["name"].rpartition("-")[0] for each in tasks} == set(outcome.json["stages"])

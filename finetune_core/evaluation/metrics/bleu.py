@@ -1,16 +1,14 @@
 """Corpus BLEU by sacrebleu (Post 2018), divided by 100."""
 
-import evaluate
 import sacrebleu
 
-from finetune_core.evaluation.metrics import text_metric
+from finetune_core.evaluation.intervals import Statistic
+from finetune_core.evaluation.metrics.text_metric import TextMetric, corpus
 
 
-class Bleu(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
+class Bleu(TextMetric):
     """`bleu` between 0 and 1."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return text_metric(__doc__)
-
-    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        return {"bleu": sacrebleu.corpus_bleu(predictions, [references]).score / 100}
+    def statistic(self, predictions: list[str], references: list[str]) -> Statistic:
+        """The n-grams of words that each answer shares with the expected one."""
+        return corpus("bleu", sacrebleu.BLEU(), predictions, references)

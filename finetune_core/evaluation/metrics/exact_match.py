@@ -1,17 +1,13 @@
 """The share of answers that are the expected text, but for white space at the ends."""
 
-import evaluate
+from finetune_core.evaluation.intervals import Statistic, mean
+from finetune_core.evaluation.metrics.text_metric import TextMetric
 
-from finetune_core.evaluation.metrics import text_metric
 
-
-class ExactMatch(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
+class ExactMatch(TextMetric):
     """`exact_match` between 0 and 1."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return text_metric(__doc__)
-
-    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
+    def statistic(self, predictions: list[str], references: list[str]) -> Statistic:
+        """Whether each answer is the expected one."""
         pairs = zip(predictions, references, strict=True)
-        hits = sum(prediction.strip() == reference.strip() for prediction, reference in pairs)
-        return {"exact_match": hits / len(references)}
+        return mean({"exact_match": [given.strip() == wanted.strip() for given, wanted in pairs]})

@@ -85,7 +85,7 @@ class LossHead:
         self._plain = head.forward
         self._labels: torch.Tensor | None = None
         self._scores = False
-        head.forward = self._forward  # type: ignore[method-assign]
+        head.forward = self._forward  # type: ignore[method-assign, assignment]
 
     @contextmanager
     def scoring(self, labels: torch.Tensor) -> Iterator[None]:
@@ -116,7 +116,8 @@ class LossHead:
 
     def _forward(self, hidden: torch.Tensor) -> torch.Tensor:
         if self._labels is None:
-            return self._plain(hidden)
+            logits: torch.Tensor = self._plain(hidden)
+            return logits
         trained = self._labels[:, 1:] != IGNORED
         if self._scores:
             return self._row_sums(hidden[:, :-1], self._labels[:, 1:], trained)[None]

@@ -16,7 +16,7 @@ from finetune_core.exceptions import (
     InvalidConfigError,
     MissingConfigError,
 )
-from finetune_core.types import DatasetFormat
+from finetune_core.types import DatasetFormat, Template, TrainingMethod
 
 DATASET = {"dataset": {"path": "rows.jsonl"}}
 HUB = {"source": "hub"}
@@ -123,6 +123,28 @@ def test_only_missing_fields_are_a_missing_config():
         ),
         ({"training": {"batch_size": 6, "micro_batch_size": 4}}, "training.micro_batch_size"),
         ({"training": {"batch_size": 4, "micro_batch_size": 8}}, "training.micro_batch_size"),
+        (
+            {
+                "training": {"method": "qlora"},
+                "lora": {"initialization": "pissa", "lora_dropout": 0},
+            },
+            "lora.initialization",
+        ),
+        ({"lora": {"initialization": "pissa"}}, "lora.lora_dropout"),
+        ({"training": {"method": "qlora"}, "lora": {"use_dora": True}}, "lora.use_dora"),
+        ({"training": {"method": "full_finetuning"}, "lora": {"r": 8}}, "lora.lora_rank"),
+        ({"training": {"method": "full_finetuning"}, "lora": {"use_dora": True}}, "lora.use_dora"),
+        (
+            {"training": {"method": "full_finetuning"}, "model": {"torch_dtype": "float16"}},
+            "model.torch_dtype",
+        ),
+        (
+            {
+                "training": {"method": "instruction_tuning"},
+                "dataset": {"path": "x", "format": "text"},
+            },
+            "dataset.format",
+        ),
     ],
 )
 def test_only_an_exclusion_is_an_incompatible_config(sections, path):
@@ -270,6 +292,26 @@ def test_the_rules_for_which_nobody_asked():
     }
 
 
+def test_adapter_settings_as_they_are_by_default_do_not_exclude_full_finetuning():
+    lora = parse().lora.model_dump()
+    config = parse(training={"method": "full_finetuning"}, lora=lora)
+    assert config.training.method is TrainingMethod.FULL_FINETUNING
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"), [(None, "instruction"), ("auto", "instruction"), ("plain", "plain")]
+)
+def test_instructions_are_taught_in_their_own_words(tmp_path, template, expected):
+    tokenization = {"template": template} if template else {}
+    config = parse(training={"method": "instruction_tuning"}, tokenization=tokenization)
+    assert config.tokenization.template is Template(expected)
+    config.to_yaml(tmp_path / "c.yaml")
+    assert PipelineConfig.from_yaml(tmp_path / "c.yaml") == config
+    built = PipelineConfig(dataset={"path": "x"}, training={"method": "instruction_tuning"})
+    assert built.tokenization.template is Template.INSTRUCTION
+    assert parse().tokenization.template is Template.AUTO
+
+
 EPSILON = 1e-9
 LIMITS = [
     ("training", "epochs", [1, 10], [0, 11, 1.5]),
@@ -284,6 +326,10 @@ LIMITS = [
     ("lora", "lora_alpha", [8, 64], [8 - EPSILON, 64 + EPSILON]),
     ("lora", "lora_dropout", [0, 0.5], [-EPSILON, 0.5 + EPSILON, math.nan]),
     ("model", "quantization_bits", [4, 8], [3, 5, 16, None]),
+    ("lora", "loraplus_lr_ratio", [1, 64, None], [1 - EPSILON, 64 + EPSILON, math.nan]),
+    ("lora", "initialization", ["default"], ["olora", None]),
+    ("lora", "target_modules", ["all-linear", ".*_proj", ["q_proj"]], ["", "[a", []]),
+    ("training", "method", [*TrainingMethod], ["dpo", None]),
 ]
 
 

@@ -1,0 +1,240 @@
+"""BenchmarkRunner: what loaded models score on a dataset, for use from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_core.child import Emit
+from finetune_core.config.sections import DatasetConfig, EvaluationConfig, TokenizationConfig
+from finetune_core.data.dataset import Dataset
+from finetune_core.data.examine import examine
+from finetune_core.data.formats import Conversation
+from finetune_core.data.ledger import DROPPED
+from finetune_core.data.loading import Block, read_blocks
+from finetune_core.data.rows import to_conversation
+from finetune_core.data.source import TRAINING, find_sources
+from finetune_core.evaluation import metrics
+from finetune_core.evaluation.intervals import Estimate, Interval, intervals, values
+from finetune_core.evaluation.report import HEAD, compared, table
+from finetune_core.exceptions import EmptyDatasetError
+from finetune_core.types import Record
+
+if TYPE_CHECKING:
+    import datasets
+
+Rows = Dataset | DatasetConfig | str | Path  # rows in memory, or where they are
+
+
+class BenchmarkResult(Record):
+    """What one model scores.
+
+    Attributes:
+        label: What the model is called.
+        scores: Each metric's value.
+        intervals: Each metric's 95 % interval.
+        samples: The rows that were measured; with metrics of answers, those answered.
+    """
+
+    label: str
+    scores: dict[str, float]
+    intervals: dict[str, Interval]
+    samples: int
+
+
+class BenchmarkReport(Record):
+    """What a base and the model tuned from it score on the same rows."""
+
+    base: BenchmarkResult
+    tuned: BenchmarkResult
+
+    @property
+    def improvements(self) -> dict[str, float]:
+        """Tuned minus base; of loss and perplexity, less is better."""
+        return {name: self.tuned.scores[name] - base for name, base in self.base.scores.items()}
+
+    def summary(self) -> str:
+        """Both models side by side, as a Markdown table."""
+        base, tuned = self.base, self.tuned
+        rows = compared(base.scores, tuned.scores, base.intervals, tuned.intervals)
+        return "\n".join(table(HEAD, rows))
+
+
+class BenchmarkRunner:
+    """Measures models that are loaded already, wherever they are, and leaves them as they were.
+
+    Args:
+        eval_config: The metrics, and how answers are generated.
+        tokenizer: A fast tokenizer of transformers', the models' own.
+        tokenization: How rows become tokens; without it, as a job does by default.
+        emit: Hears of the progress.
+
+    Example:
+        >>> runner = BenchmarkRunner(EvaluationConfig(metrics=["rougeL", "bleu"]), tokenizer)
+        >>> report = runner.run_comparison(base, tuned, "held_out.jsonl")
+        >>> report.improvements
+        {'rougeL': 0.12, 'bleu': 0.07}
+    """
+
+    def __init__(
+        self,
+        eval_config: EvaluationConfig,
+        tokenizer: Any,
+        tokenization: TokenizationConfig | None = None,
+        emit: Emit | None = None,
+    ) -> None:
+        self._config = eval_config
+        self._tokenizer = deepcopy(tokenizer)  # generating changes its padding
+        self._tokenization = tokenization or TokenizationConfig()
+        self._emit = emit
+
+    def evaluate(
+        self, model: Any, dataset: Rows | datasets.Dataset, label: str = "model"
+    ) -> BenchmarkResult:
+        """Measures a model on the first `num_samples` rows, by all metrics alike.
+
+        Rows are read, repaired and left out as a job's held-out rows are, but equal ones all
+        count.
+
+        Args:
+            model: A causal model.
+            dataset: Rows in memory, a file, a dataset section, or the tokens that
+                `prepare_dataset` made.
+            label: What the model is called in the result.
+
+        Raises:
+            InputError: The rows cannot be read, or they ask nothing that could be answered.
+            EvaluationError: A metric does not run.
+        """
+        from finetune_core.evaluation.evaluate import find_questions, measure_tokens
+        from finetune_core.evaluation.generation import generate
+
+        config, tokenizer = self._config, self._tokenizer
+        tokens = _tokens(dataset, tokenizer, self._tokenization, config.num_samples)
+        reads = any(metric in metrics.OF_TOKENS for metric in config.metrics)
+        answers = any(metric not in metrics.OF_TOKENS for metric in config.metrics)
+        questions = list(find_questions(tokens, tokenizer)) if answers else []
+        if answers and not questions:
+            raise EmptyDatasetError(
+                "the rows are plain texts, which ask nothing that could be answered",
+                hint="Measure them by loss, perplexity or token_accuracy.",
+            )
+        done, total = 0, len(questions) + len(tokens) * reads
+
+        def progress(rows: int) -> None:
+            nonlocal done
+            done += rows
+            if self._emit:
+                self._emit({"type": "progress", "done": done, "total": total})
+
+        with _at_inference(model):
+            known: dict[str, Estimate] = {}
+            if reads:
+                known = measure_tokens(model, tokenizer, tokens, config.batch_size, progress)
+            generated = generate(
+                model,
+                tokenizer,
+                [question.prompt for question in questions],
+                batch_size=config.batch_size,
+                max_new_tokens=config.generation_max_length,
+                on_progress=progress,
+            )
+        expected = [question.expected for question in questions]
+        found = metrics.compute(config.metrics, generated, expected, known)
+        return BenchmarkResult(
+            label=label,
+            scores=values(found),
+            intervals=intervals(found),
+            samples=len(questions) or len(tokens),
+        )
+
+    def run_comparison(
+        self, base_model: Any, tuned_model: Any, dataset: Rows | datasets.Dataset
+    ) -> BenchmarkReport:
+        """Measures a base and the model tuned from it on the same rows; raises as `evaluate`.
+
+        Args:
+            base_model: The base; where the tuned model is an adapter on this very object, the
+                adapter is switched off while it is measured.
+            tuned_model: The tuned model.
+            dataset: As `evaluate` takes it.
+        """
+        import peft
+
+        adapted = isinstance(tuned_model, peft.PeftModel)
+        shared = adapted and tuned_model.get_base_model() is base_model
+        with tuned_model.disable_adapter() if shared else nullcontext():
+            base = self.evaluate(base_model, dataset, "base")
+        return BenchmarkReport(base=base, tuned=self.evaluate(tuned_model, dataset, "tuned"))
+
+
+@contextmanager
+def _at_inference(model: Any) -> Iterator[None]:
+    """Without dropout while the block lasts."""
+    trained: bool = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(trained)
+
+
+def _tokens(
+    dataset: Rows | datasets.Dataset, tokenizer: Any, tokenization: TokenizationConfig, limit: int
+) -> datasets.Dataset:
+    """So many rows, the first, as `TOKENS_SCHEMA`; those that are too long are missing."""
+    import datasets
+
+    from finetune_core.data.encode import Encoder
+
+    if isinstance(dataset, datasets.Dataset):
+        first = dataset[:limit]
+        ids, labels = first["input_ids"], first["labels"]
+        numbers = list(range(1, len(ids) + 1))
+    else:
+        rows = dict(islice(_conversations(dataset), limit))
+        encoder = Encoder(tokenizer, tokenization)
+        encoded = encoder.encode(list(rows.values()), [f"row {number}" for number in rows])
+        parts = [
+            (number, part)
+            for number, (found, _) in zip(rows, encoded, strict=True)
+            for part in found
+        ]
+        numbers = [number for number, _ in parts]
+        ids, labels = [part.ids for _, part in parts], [part.labels for _, part in parts]
+    if not numbers:
+        raise EmptyDatasetError(
+            "no row is left to measure: all are empty or too long",
+            hint="For rows that are too long, see tokenization.max_length and too_long.",
+        )
+    lengths = [len(row) for row in ids]
+    return datasets.Dataset.from_dict(
+        {"row": numbers, "input_ids": ids, "labels": labels, "length": lengths}
+    )
+
+
+def _conversations(dataset: Rows) -> Iterator[tuple[int, Conversation]]:
+    """The rows that can be measured, with their numbers."""
+    config, blocks = _blocks(dataset)
+    columns: tuple[str, ...] = ()
+    for block in blocks:
+        columns = columns or tuple(block.row(0).values)
+        examined = examine(config, columns, block)
+        read = examined.conversations.to_pylist()
+        for place, (row, outcome) in enumerate(zip(read, examined.outcomes, strict=True)):
+            if outcome != DROPPED:
+                yield block.first + place, to_conversation(row)
+
+
+def _blocks(dataset: Rows) -> tuple[DatasetConfig, Iterator[Block]]:
+    if isinstance(dataset, Dataset):
+        if not dataset.rows:
+            raise EmptyDatasetError(f"the dataset {dataset.name} has no rows")
+        return DatasetConfig(path="-"), iter([Block(Path(dataset.name), 1, dataset.rows)])
+    config = dataset if isinstance(dataset, DatasetConfig) else DatasetConfig(path=str(dataset))
+    files = find_sources(config)[TRAINING]
+    return config, read_blocks(files, config.max_samples, config.max_unpacked_mb * 2**20)
