@@ -24,6 +24,7 @@ def evaluate_model(
         tokens=tokens,
         chosen=chosen,
         model=config.model,
+        method=config.training.method,
         evaluation=config.evaluation,
         output=job.folder / "report",
     )

@@ -40,7 +40,7 @@ def register(hub: Hub, tracking: Tracking, card: Card) -> RegisteredVersion:
         alias=card.config.registry.alias,
         model_type=method,
         tags=card.tags,
-        description=f"{method} of {card.config.model.name}",
+        description=card.description,
     )
     version = hub.register(run_id, folder, new)
     return RegisteredVersion(

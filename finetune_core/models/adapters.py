@@ -21,7 +21,7 @@ def add_lora(model: Any, config: LoraConfig, tokenizer: Any = None) -> Any:
     Args:
         model: The loaded base.
         config: The adapter.
-        tokenizer: Names the tokens.
+        tokenizer: Names the tokens; without it, the model is taken to know them all.
 
     Raises:
         TargetModulesError: The model has none of the named modules.

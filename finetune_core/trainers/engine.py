@@ -55,14 +55,15 @@ def train(request: TrainRequest, emit: Emit) -> TrainedCheckpoints:
     except Exception as error:
         raise TrainingError(f"training failed: {type(error).__name__}: {error}") from error
     state, model, arguments = trainer.state, trainer.model, trainer.args
+    trained, parameters = _parameters(model)
     record = TrainedCheckpoints(
         folder=request.output,
         steps=state.global_step,
         epochs=float(state.epoch or 0),
         train_loss=[entry["loss"] for entry in state.log_history if "loss" in entry][-1],
         trained_tokens=int(state.num_input_tokens_seen),
-        parameters=sum(weight.numel() for weight in model.parameters()),
-        trained_parameters=sum(w.numel() for w in model.parameters() if w.requires_grad),
+        parameters=parameters,
+        trained_parameters=trained,
         batch_size=batch_size(request.training),
         precision="bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "float32",
         device=_device_name(),
@@ -221,6 +222,16 @@ def _row_sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def _validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
     total = score(torch.as_tensor(prediction.predictions))
     return {"valid_loss": total.loss, "valid_token_accuracy": total.accuracy}
+
+
+def _parameters(model: Any) -> tuple[int, int]:
+    """The numbers that are trained, and all; 4-bit weights are stored two in one."""
+    if hasattr(model, "get_nb_trainable_parameters"):
+        trained, every = model.get_nb_trainable_parameters()
+        return int(trained), int(every)
+    weights = list(model.parameters())
+    every = sum(weight.numel() for weight in weights)
+    return sum(weight.numel() for weight in weights if weight.requires_grad), every
 
 
 def _device_name() -> str:

@@ -24,7 +24,8 @@ class Method:
         name: How configs call it.
         learning_rate: The setting that holds its default learning rate.
         load: Loads the base.
-        prepare: Makes the loaded base trainable, given the adapter's section and the tokenizer.
+        prepare: Makes the loaded base trainable, given the adapter's section and, where tokens may
+            have been added, the tokenizer.
         refuses: The formats from whose rows it cannot learn.
     """
 
