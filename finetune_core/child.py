@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -138,6 +139,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.captureWarnings(True)
+    warnings.simplefilter("default", ResourceWarning)  # Python by itself passes over them
     events = EventFile(Path(events_path))
     module, _, name = target.partition(":")
     try:
