@@ -21,7 +21,7 @@ setup: $(READY) ## Make the virtual environment and install everything, pinned.
 demo: $(READY) ## Fine-tune the tiny base, compare it with itself and register the result.
 	$(BIN)/python -m flows.finetune --config examples/demo.yaml
 
-test: $(READY) ## Run the linters and the tests: at most 8 minutes on 2 cores.
+test: $(READY) ## Run the linters and the tests: about 10 minutes on 2 cores.
 	$(MAKE) lint
 	$(BIN)/python -m pytest -m "not slow"
 
