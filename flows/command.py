@@ -161,7 +161,7 @@ def run(
         start = perf_counter()
         if four_bit and method not in (None, TrainingMethod.QLORA.value):
             raise IncompatibleConfigError([Fault("training.method", "--4bit is for qlora")])
-        chosen = find_config(resume, organization, output) if resume else _config(config, flags)
+        chosen = find_config(resume, organization, output) if resume else read_config(config, flags)
         _check(chosen, organization)
         result = _finetune(chosen, organization, resume or new_job_id())
         seconds = perf_counter() - start
@@ -207,8 +207,8 @@ def main() -> None:
     typer.run(run)
 
 
-def _config(file: Path | None, flags: dict[str, dict[str, Any]]) -> PipelineConfig:
-    """The config of a file with the given flags over it."""
+def read_config(file: Path | None, flags: dict[str, dict[str, Any]]) -> PipelineConfig:
+    """The config of a file with the given flags over it; a flag that is None was not given."""
     values = read_mapping(file) if file else {}
     for section, fields in flags.items():
         given = {name: value for name, value in fields.items() if value is not None}

@@ -84,11 +84,16 @@ class SanitizeRequest(Record):
     cache: Path
 
     @cached_property
+    def sources(self) -> dict[str, list[Path]]:
+        """The files of each source of rows; a hub is asked for its own once."""
+        return find_sources(self.dataset)
+
+    @cached_property
     def digests(self) -> dict[str, list[tuple[str, str]]]:
         """The ending, which decides how a file is read, and the sha256 of each file."""
         return {
             name: [("".join(file.suffixes), digest_file(file)) for file in files]
-            for name, files in find_sources(self.dataset).items()
+            for name, files in self.sources.items()
         }
 
     @property
@@ -123,7 +128,7 @@ class _Sanitizing:
         self._rules = request.dataset.sanitize
         self._folder = folder
         self._emit = emit
-        self._sources = find_sources(self._config)
+        self._sources = request.sources
         self._counts = Counts()
         self._labels = LabelImbalance(self._rules.label_imbalance)
         self._near = NearRows(self._rules)

@@ -17,7 +17,7 @@ from finetune_core.data.loading import Block
 from finetune_core.data.rules import make_comparisons
 from finetune_core.data.rules.label_imbalance import LabelImbalance
 from finetune_core.data.rules.near import NearRows
-from finetune_core.data.rules.personal_data import redact_all
+from finetune_core.data.rules.personal_data import FINDERS, redact_all
 from finetune_core.data.rules.unicode import repair_row
 from finetune_core.data.sanitize import compare_rows
 from finetune_core.data.source import TRAINING
@@ -127,8 +127,7 @@ class DatasetSanitizer:
 
     def _mended(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row in its own columns, changed as its conversation was."""
-        kinds = ("secret", "email", "iban", "card", "phone")
-        redacted = {kind: "off" for kind in kinds if getattr(self._rules, kind) != "redact"}
+        redacted = {kind: "off" for kind in FINDERS if getattr(self._rules, kind) != "redact"}
         mended = repair_row(row) if self._rules.unicode == "change" else row
         changed: dict[str, Any] = redact_all(self._rules.model_copy(update=redacted))(mended)
         return changed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,18 @@ class TokenizeRequest(Record):
     sanitize: SanitizeConfig
     cache: Path
 
+    @cached_property
+    def tokenizer_digest(self) -> str:
+        """The sha256 over the tokenizer's files."""
+        return digest_tokenizer(self.tokenizer)
+
     @property
     def folder(self) -> Path:
         """The folder of the result, named by the digests of all that goes into it."""
         return self.cache / digest_json(
             {
                 "data": self.clean.digest,
-                "tokenizer": digest_tokenizer(self.tokenizer),
+                "tokenizer": self.tokenizer_digest,
                 "config": self.tokenization.model_dump(mode="json"),
                 "version": VERSION,
             }
@@ -93,7 +98,7 @@ def _write(request: TokenizeRequest, key: str, emit: Emit, folder: Path) -> Toke
     tokens = TokenizedData(
         folder=folder,
         digest=key,
-        tokenizer_digest=digest_tokenizer(source),
+        tokenizer_digest=request.tokenizer_digest,
         template=make_renderer(request.tokenization.template, tokenizer).name,
         train_split=splits["train"],
         validation_split=splits["validation"],
@@ -116,7 +121,7 @@ def _write_split(
     parquet = pq.ParquetFile(file)
     revisions: Revisions = {}
     rows = tokens = trained = longest = too_long = 0
-    digest = digest_tokenizer(source)
+    digest = request.tokenizer_digest
     work = partial(encode, source, digest, request.tokenization, request.sanitize)
     with pa.ipc.new_stream(str(folder / f"{name}.arrow"), TOKENS_SCHEMA) as writer:
         batches = parquet.iter_batches(BATCH)

@@ -22,7 +22,7 @@ from finetune_core.evaluation.intervals import Interval
 from finetune_core.evaluation.metrics import check_modules
 from finetune_core.exceptions import AdapterError, Fault, InvalidConfigError
 from finetune_core.models.merging import ADAPTER_CONFIG, read_adapter
-from finetune_core.models.source import TOKENIZER_FILES, find_model
+from finetune_core.models.source import find_model, tokenizer_folder
 from finetune_core.types import EvaluationMetric, Record
 
 LESS_IS_BETTER = {EvaluationMetric.LOSS.value, EvaluationMetric.PERPLEXITY.value}
@@ -182,8 +182,7 @@ def _find(name: str) -> _Found:
     if not adapter.get("base_model_name_or_path"):
         raise AdapterError(f"the adapter in {folder} names no base")
     base = ModelConfig(name=adapter["base_model_name_or_path"], revision=adapter.get("revision"))
-    own = any((folder / file).is_file() for file in TOKENIZER_FILES)
-    return _Found(name, base, folder, folder if own else find_model(base))
+    return _Found(name, base, folder, tokenizer_folder(folder, find_model(base)))
 
 
 def _load(found: _Found, tokenizer: Any) -> Any:

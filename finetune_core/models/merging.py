@@ -26,7 +26,7 @@ from finetune_core.exceptions import (
     ParityError,
 )
 from finetune_core.models.loading import fit_vocabulary
-from finetune_core.models.source import TOKENIZER_FILES, find_model
+from finetune_core.models.source import find_model, tokenizer_folder
 from finetune_core.storage import digest_file, digest_json, new_folder, write_json
 from finetune_core.types import Record, Template
 
@@ -189,7 +189,7 @@ def _write(request: MergeRequest, base: ModelConfig, folder: Path, emit: Emit) -
     def tell() -> None:
         emit({"type": "progress", "done": next(done), "total": STEPS})
 
-    tokenizer = load_tokenizer(_tokenizer_folder(request.adapter, find_model(base)))
+    tokenizer = load_tokenizer(tokenizer_folder(request.adapter, find_model(base)))
     prompts = list(_prompts(tokenizer, request.prompts))
     model = _load_base(base)
     own = model.dtype
@@ -329,11 +329,6 @@ def _prompts(tokenizer: Any, file: Path | None) -> Iterator[list[int]]:
         except RowFault as fault:
             raise DatasetFormatError(f"{file}, row {row.number}: {fault}") from None
         yield encode(renderer.render(conversation.messages))
-
-
-def _tokenizer_folder(adapter: Path, base: Path) -> Path:
-    """The folder of the tokenizer: beside the adapter where training has put one there."""
-    return adapter if any((adapter / name).is_file() for name in TOKENIZER_FILES) else base
 
 
 def _digest(folder: Path, patterns: Sequence[str]) -> str:

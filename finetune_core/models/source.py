@@ -59,6 +59,11 @@ def find_model(config: ModelConfig) -> Path:
         ) from error
 
 
+def tokenizer_folder(adapter: Path, base: Path) -> Path:
+    """The folder of an adapter's tokenizer: its own, where training has put one there."""
+    return adapter if any((adapter / name).is_file() for name in TOKENIZER_FILES) else base
+
+
 def digest_tokenizer(folder: Path) -> str:
     """The sha256 over a model's tokenizer files, the chat template among them."""
     files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import uuid
 from pathlib import Path
 from typing import Annotated
 
@@ -13,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from finetune_core import child
 from finetune_core.config import PipelineConfig
 from finetune_core.data.check import CheckRequest, CheckResult
 from finetune_core.data.report_page import facts, page, verdict
 from finetune_core.jobs import organization_folder
 from finetune_core.storage import from_here
+from finetune_service.cli.heavy import run_heavy
 from flows import options
 from flows.command import report_errors
 from tasks.terminal import Terminal
@@ -68,21 +67,20 @@ def check(
                 "tokenization": {"max_length": max_length} if max_length else {},
             }
         )
-        folder = organization_folder(organization)
         request = CheckRequest(
             dataset=config.dataset,
             model=config.model,
             tokenization=config.tokenization,
-            cache=folder / "cache",
+            cache=organization_folder(organization) / "cache",
         )
         with Terminal("check") as terminal:
-            result = child.run(
+            result = run_heavy(
                 "finetune_core.data.check:check",
                 request,
                 CheckResult,
-                # One folder each: two at a time would hear each other's results.
-                folder=folder / "checks" / uuid.uuid4().hex,
-                on_event=terminal,
+                organization=organization,
+                kind="checks",
+                terminal=terminal,
             )
         if html:
             html.write_text(page(result.report, Path(config.dataset.path).name))

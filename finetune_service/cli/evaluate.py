@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import uuid
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,13 +10,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from finetune_core import child
-from finetune_core.config import PipelineConfig
 from finetune_core.evaluation.evaluator import CompareRequest, ComparisonResult
 from finetune_core.evaluation.report import shown
-from finetune_core.jobs import organization_folder
+from finetune_service.cli.heavy import run_heavy
 from flows import options
-from flows.command import report_errors
+from flows.command import read_config, report_errors
 from tasks.terminal import Terminal
 
 
@@ -78,12 +75,7 @@ def evaluate(
                 "generation_max_length": generation_max_length,
             },
         }
-        config = PipelineConfig.parse(
-            {
-                section: {name: value for name, value in fields.items() if value is not None}
-                for section, fields in sections.items()
-            }
-        )
+        config = read_config(None, sections)
         request = CompareRequest(
             models=model,
             dataset=config.dataset,
@@ -91,13 +83,13 @@ def evaluate(
             evaluation=config.evaluation,
         )
         with Terminal("evaluate") as terminal:
-            result = child.run(
+            result = run_heavy(
                 "finetune_core.evaluation.evaluator:compare",
                 request,
                 ComparisonResult,
-                # One folder each: two at a time would hear each other's results.
-                folder=organization_folder(organization) / "evaluations" / uuid.uuid4().hex,
-                on_event=terminal,
+                organization=organization,
+                kind="evaluations",
+                terminal=terminal,
             )
         if as_json:
             sys.stdout.write(result.model_dump_json(indent=2) + "\n")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import sys
-import uuid
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from finetune_core import child
-from finetune_core.jobs import organization_folder
 from finetune_core.models.merging import Dtype, MergeReport, MergeRequest
 from finetune_core.storage import from_here
+from finetune_service.cli.heavy import run_heavy
 from flows import options
 from flows.command import report_errors
 from tasks.terminal import Terminal
@@ -46,12 +44,13 @@ def merge(
             adapter=adapter, output=output.absolute(), base=base_model, dtype=dtype, prompts=prompts
         )
         with Terminal("merge") as terminal:
-            report = child.run(
+            report = run_heavy(
                 "finetune_core.models.merging:merge",
                 request,
                 MergeReport,
-                folder=organization_folder(organization) / "merges" / uuid.uuid4().hex,
-                on_event=terminal,
+                organization=organization,
+                kind="merges",
+                terminal=terminal,
             )
         if as_json:
             sys.stdout.write(report.model_dump_json(indent=2) + "\n")

@@ -14,7 +14,6 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from finetune_core import child
 from finetune_core.config import PipelineConfig
 from finetune_core.data.check import CheckRequest, CheckResult
 from finetune_core.exceptions import OutputError
@@ -28,6 +27,7 @@ from finetune_core.models.sizing import (
     Rows,
 )
 from finetune_core.storage import from_here
+from finetune_service.cli.heavy import run_heavy
 from flows import options
 from flows.command import report_errors
 from tasks.terminal import Terminal
@@ -58,14 +58,12 @@ def recommend(
     """Recommend how to train a model; estimate and measure what that takes."""
 
     def work() -> None:
-        folder = organization_folder(organization)
         config = PipelineConfig.parse(
             {"model": {"name": model}, "dataset": {"path": dataset or PLACEHOLDER}}
         )
-        runs = folder / "recommendations" / uuid.uuid4().hex
         with Terminal("recommend") as terminal:
-            rows = _count(config, folder / "cache", runs, terminal) if dataset else None
-            found = child.run(
+            rows = _count(config, organization, terminal) if dataset else None
+            found = run_heavy(
                 "finetune_core.models.sizing:recommend",
                 RecommendRequest(
                     model=config.model,
@@ -75,8 +73,9 @@ def recommend(
                     measure=measure,
                 ),
                 Recommendation,
-                folder=runs,
-                on_event=terminal,
+                organization=organization,
+                kind="recommendations",
+                terminal=terminal,
             )
         if output:
             _write(found, output, has_dataset=dataset is not None)
@@ -88,13 +87,22 @@ def recommend(
     report_errors(work, as_json=as_json)
 
 
-def _count(config: PipelineConfig, cache: Path, runs: Path, on_event: child.Emit) -> Rows:
+def _count(config: PipelineConfig, organization: str, terminal: Terminal) -> Rows:
     """The rows that would be trained on, found as `data check` finds them; training reuses it."""
     request = CheckRequest(
-        dataset=config.dataset, model=config.model, tokenization=config.tokenization, cache=cache
+        dataset=config.dataset,
+        model=config.model,
+        tokenization=config.tokenization,
+        cache=organization_folder(organization) / "cache",
     )
-    target = "finetune_core.data.check:check"
-    report = child.run(target, request, CheckResult, folder=runs, on_event=on_event).report
+    report = run_heavy(
+        "finetune_core.data.check:check",
+        request,
+        CheckResult,
+        organization=organization,
+        kind="checks",
+        terminal=terminal,
+    ).report
     tokens = report.tokens
     mean = round(tokens.total / (report.train_rows + report.validation_rows))
     return Rows(count=report.train_rows, longest=tokens.longest, mean=mean)

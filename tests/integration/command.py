@@ -45,6 +45,18 @@ def finetune(*arguments: object, **environment: str) -> Outcome:
     return Outcome(process.returncode, out, err)
 
 
+def cli(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Runs finetune-cli."""
+    return subprocess.run(
+        [sys.executable, "-m", "finetune_service.cli", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=120,
+    )
+
+
 def write_config(path: Path, **sections: dict[str, Any]) -> Path:
     """A config of a training that takes seconds: 96 rows, 6 steps an epoch, 2 epochs."""
     defaults = {

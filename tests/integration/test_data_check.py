@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from html import escape
 
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import ROOT
+from tests.integration.command import cli
 
 
 def check(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "finetune_service.cli", "data", "check", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=120,
-    )
+    return cli("data", "check", *arguments)
 
 
 @pytest.fixture(scope="module")

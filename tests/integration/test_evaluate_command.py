@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 
 from finetune_core import Dataset
 from finetune_core.evaluation.evaluator import ComparisonResult, Evaluator
 from tests.conftest import ROOT
+from tests.integration.command import cli
 
 BASE = "examples/tiny_base"
 
 
 def evaluate(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "finetune_service.cli", "evaluate", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=120,
-    )
+    return cli("evaluate", *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from finetune_core.config import PipelineConfig
 from tests.conftest import ROOT
+from tests.integration.command import cli
 
 
 def run(*arguments):
@@ -24,10 +25,6 @@ def run(*arguments):
         stdin=subprocess.DEVNULL,
         timeout=120,
     )
-
-
-def command(*arguments):
-    return run("-m", "finetune_service.cli", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +45,7 @@ def adapter(tiny_base, tmp_path_factory):
 
 def test_merge_writes_a_model_that_needs_no_peft(adapter, tmp_path):
     folder, answer = adapter
-    done = command("merge", folder, tmp_path / "merged", "-b", "examples/tiny_base", "--json")
+    done = cli("merge", folder, tmp_path / "merged", "-b", "examples/tiny_base", "--json")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     report = json.loads(done.stdout)
@@ -69,7 +66,7 @@ print(model(torch.tensor([[1, 100, 200, 300]])).logits.argmax(-1).tolist())
 
 
 def test_a_person_is_told_what_is_no_adapter(tiny_base, tmp_path):
-    done = command("merge", tiny_base, tmp_path / "merged")
+    done = cli("merge", tiny_base, tmp_path / "merged")
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith(f"error: the folder {tiny_base} holds no adapter")
@@ -78,7 +75,7 @@ def test_a_person_is_told_what_is_no_adapter(tiny_base, tmp_path):
 
 def test_recommend_measures_and_writes_a_config(tiny_base, orders, tmp_path):
     file = tmp_path / "config.yaml"
-    done = command("recommend", tiny_base, "--dataset", orders, "--output", file, "--json")
+    done = cli("recommend", tiny_base, "--dataset", orders, "--output", file, "--json")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     found = json.loads(done.stdout)
@@ -94,7 +91,7 @@ def test_recommend_measures_and_writes_a_config(tiny_base, orders, tmp_path):
 
 def test_a_person_sees_the_estimate_for_a_machine_that_is_not_here(tiny_base, tmp_path):
     file = tmp_path / "config.yaml"
-    done = command("recommend", tiny_base, "--vram", 3, "--output", file)
+    done = cli("recommend", tiny_base, "--vram", 3, "--output", file)
     assert done.returncode == 0, done.stderr
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert "method full_finetuning" in lines
