@@ -217,7 +217,7 @@ def ours(steps: int) -> dict[str, Any]:
     )
     from finetune_core.data.sanitize import SanitizeRequest, sanitize
     from finetune_core.data.tokenize import TokenizeRequest, tokenize
-    from finetune_core.trainers.engine import make_trainer
+    from finetune_core.trainers.engine import make_loop
     from finetune_core.trainers.request import TrainRequest
 
     folder = Path(os.environ["BENCHMARK_FOLDER"])
@@ -244,7 +244,7 @@ def ours(steps: int) -> dict[str, Any]:
         lora=LoraConfig(lora_rank=RANK, lora_alpha=ALPHA, lora_dropout=0.0),
         output=Path(tempfile.mkdtemp(dir=folder)),
     )
-    trainer = make_trainer(request, _ignore)
+    trainer = make_loop(request, _ignore)
     trainer.args.max_steps = steps
     return timed(trainer, trainer.model)
 

@@ -1,8 +1,7 @@
-"""Train: tokens → checkpoints, through transformers' Trainer."""
+"""Train: tokens → checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,32 +10,22 @@ import numpy as np
 import torch
 import transformers
 from datasets import Dataset
-from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from finetune_core.child import Emit
-from finetune_core.config.sections import TrainingConfig
+from finetune_core.config.sections import LoraConfig, TrainingConfig
 from finetune_core.data.collate import Collator
 from finetune_core.data.encode import load_tokenizer
-from finetune_core.data.masks import IGNORED
-from finetune_core.evaluation.token_score import score, token_sums
 from finetune_core.exceptions import FineTuneError, TrainingError
-from finetune_core.models.loading import bf16_on_gpu
 from finetune_core.models.source import find_model
 from finetune_core.storage import write_record
-from finetune_core.trainers.batching import LengthGroupedSampler
 from finetune_core.trainers.checkpoints import Checkpoints
-from finetune_core.trainers.kernels import Kernels, use_kernels
-from finetune_core.trainers.methods import (
-    METHODS,
-    batch_size,
-    learning_rate,
-    micro_batch_size,
-    optimizer_groups,
-)
+from finetune_core.trainers.kernels import use_kernels
+from finetune_core.trainers.loop import Loop, arguments
+from finetune_core.trainers.methods import METHODS, batch_size, optimizer_groups
 from finetune_core.trainers.observers.announcer import Announcer
 from finetune_core.trainers.observers.keeper import Keeper
 from finetune_core.trainers.request import TrainRequest
-from finetune_core.types import Precision, TrainedCheckpoints
+from finetune_core.types import TrainedCheckpoints
 
 
 def train(request: TrainRequest, emit: Emit) -> TrainedCheckpoints:
@@ -46,63 +35,102 @@ def train(request: TrainRequest, emit: Emit) -> TrainedCheckpoints:
         InputError: The model or its modules are not as the config says.
         TrainingError: The loop failed.
     """
-    trainer = make_trainer(request, emit)
-    start = Checkpoints(request.output).newest()
+    return run(make_loop(request, emit), request.training, request.output)
+
+
+def make_loop(request: TrainRequest, emit: Emit) -> Loop:
+    """Loads model and rows, and puts the loop together.
+
+    Raises:
+        InputError: The model or its modules are not as the config says.
+    """
+    transformers.set_seed(request.training.seed)  # before the adapter's weights are drawn
+    method = METHODS[request.training.method]
+    tokenizer = load_tokenizer(find_model(request.model))
+    return assemble(
+        method.prepare(method.load(request.model), request.lora, tokenizer),
+        tokenizer,
+        Dataset.from_file(str(request.tokens.train)),
+        Dataset.from_file(str(request.tokens.validation)),
+        training=request.training,
+        lora=request.lora,
+        output=request.output,
+        emit=emit,
+    )
+
+
+def assemble(
+    model: Any,
+    tokenizer: Any,
+    rows: Dataset,
+    validation: Dataset,
+    *,
+    training: TrainingConfig,
+    lora: LoraConfig,
+    output: Path,
+    emit: Emit,
+) -> Loop:
+    """Puts together a prepared model, rows and everything that watches over a training.
+
+    Args:
+        model: As a method's `prepare` gives it.
+        tokenizer: The model's.
+        rows: To learn from, as `TOKENS_SCHEMA`.
+        validation: Held out, likewise.
+        training: How the model is trained.
+        lora: Says how much faster an adapter's B is learned.
+        output: Gets the checkpoints.
+        emit: Hears of everything.
+    """
+    checkpoints = Checkpoints(output)
+    checkpoints.clear_staging()
+    settings = arguments(training, checkpoints.staging)
+    model.config.use_cache = False
+    if settings.bf16:
+        _cast_frozen(model)
+    longest = max(max(split["length"]) for split in (rows, validation))
+    return Loop(
+        optimizer_groups=partial(optimizer_groups, training=training, lora=lora),
+        kernels=use_kernels(model, longest),
+        model=model,
+        args=settings,
+        train_dataset=rows,
+        eval_dataset=validation.select(np.argsort(validation["length"], kind="stable")),
+        data_collator=Collator(tokenizer),
+        processing_class=tokenizer,
+        callbacks=[Announcer(emit), Keeper(training, checkpoints, emit)],
+    )
+
+
+def run(loop: Loop, training: TrainingConfig, output: Path) -> TrainedCheckpoints:
+    """Runs a loop from the newest whole checkpoint on, and writes the record of its end.
+
+    Raises:
+        TrainingError: The loop failed.
+    """
+    start = Checkpoints(output).newest()
     try:
-        trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
+        loop.train(resume_from_checkpoint=str(start.folder) if start else None)
     except FineTuneError:
         raise
     except Exception as error:
         raise TrainingError(f"training failed: {type(error).__name__}: {error}") from error
-    state, model, arguments = trainer.state, trainer.model, trainer.args
-    trained, parameters = _parameters(model)
+    state, settings = loop.state, loop.args
+    trained, parameters = _parameters(loop.model)
     record = TrainedCheckpoints(
-        folder=request.output,
+        folder=output,
         steps=state.global_step,
         epochs=float(state.epoch or 0),
         train_loss=[entry["loss"] for entry in state.log_history if "loss" in entry][-1],
         trained_tokens=int(state.num_input_tokens_seen),
         parameters=parameters,
         trained_parameters=trained,
-        batch_size=batch_size(request.training),
-        precision="bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "float32",
+        batch_size=batch_size(training),
+        precision="bf16" if settings.bf16 else "fp16" if settings.fp16 else "float32",
         device=_device_name(),
     )
-    write_record(request.output, record)
+    write_record(output, record)
     return record
-
-
-def make_trainer(request: TrainRequest, emit: Emit) -> Trainer:
-    """Puts together model, rows and everything that watches over a training.
-
-    Raises:
-        InputError: The model or its modules are not as the config says.
-    """
-    config = request.training
-    checkpoints = Checkpoints(request.output)
-    checkpoints.clear_staging()
-    arguments = _arguments(config, checkpoints.staging)
-    transformers.set_seed(config.seed)  # before the adapter's weights are drawn
-    method, tokenizer = METHODS[config.method], load_tokenizer(find_model(request.model))
-    model = method.prepare(method.load(request.model), request.lora, tokenizer)
-    model.config.use_cache = False
-    if arguments.bf16:
-        _cast_frozen(model)
-    splits = (request.tokens.train_split, request.tokens.validation_split)
-    validation = Dataset.from_file(str(request.tokens.validation))
-    return _Trainer(
-        optimizer_groups=partial(optimizer_groups, training=config, lora=request.lora),
-        kernels=use_kernels(model, max(split.longest for split in splits)),
-        model=model,
-        args=arguments,
-        train_dataset=Dataset.from_file(str(request.tokens.train)),
-        eval_dataset=validation.select(np.argsort(validation["length"], kind="stable")),
-        data_collator=Collator(tokenizer),
-        processing_class=tokenizer,
-        compute_metrics=_validation_metrics,
-        preprocess_logits_for_metrics=_row_sums,
-        callbacks=[Announcer(emit), Keeper(config, checkpoints, emit)],
-    )
 
 
 def _cast_frozen(model: Any) -> None:
@@ -110,118 +138,6 @@ def _cast_frozen(model: Any) -> None:
     for weight in model.parameters():
         if not weight.requires_grad and weight.dtype == torch.float32:
             weight.data = weight.data.to(torch.bfloat16)
-
-
-class _Trainer(Trainer):  # type: ignore[misc]  # transformers is untyped
-    """transformers' Trainer, but for the order of rows, and for how the loss is computed.
-
-    Rows are grouped by optimizer step, so micro-batches of any size see the same rows.
-    """
-
-    def __init__(
-        self, kernels: Kernels, optimizer_groups: Callable[[Any], Any], **arguments: Any
-    ) -> None:
-        super().__init__(**arguments)
-        self._kernels = kernels
-        self._optimizer_groups = optimizer_groups
-        self.model_accepts_loss_kwargs = True  # the loss below is divided by all of a step's tokens
-
-    def create_optimizer(self, model: Any = None) -> Any:
-        """The optimizer of the arguments, over the method's groups of weights."""
-        kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-        self.optimizer: Any = kind(self._optimizer_groups(self.model), **settings)
-        return self.optimizer
-
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | None = None,
-    ) -> Any:
-        """This micro-batch's part of the mean loss over all trained tokens of a step."""
-        head = self._kernels.head
-        if head is None or return_outputs:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        labels = inputs["labels"]
-        with head.summing(labels):
-            loss = model(**self._seen(inputs)).logits.sum()
-        if num_items_in_batch is None:
-            return loss / (labels[:, 1:] != IGNORED).sum()
-        return loss / num_items_in_batch * self.accelerator.num_processes
-
-    def prediction_step(
-        self,
-        model: Any,
-        inputs: dict[str, torch.Tensor],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> Any:
-        """Scores rows over their trained tokens; no more logits are made than these need."""
-        head = self._kernels.head
-        if head is None:
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager(), head.scoring(inputs["labels"]):
-            sums = model(**self._seen(inputs)).logits[0]
-        return sums[:, 0].sum() / sums[:, 2].sum(), sums, inputs["labels"]
-
-    def _seen(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What the model is given: without labels, and without a mask where none is needed."""
-        masked = not self._kernels.plain_attention
-        return {
-            name: tensor
-            for name, tensor in inputs.items()
-            if name == "input_ids" or (name == "attention_mask" and masked)
-        }
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
-        dataset = train_dataset if train_dataset is not None else self.train_dataset
-        rows = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
-        return LengthGroupedSampler(dataset["length"][:], rows, self.args.seed)
-
-
-def _arguments(config: TrainingConfig, output: Path) -> TrainingArguments:
-    micro = micro_batch_size(config)
-    on_gpu = bf16_on_gpu()
-    return TrainingArguments(
-        output_dir=str(output),
-        num_train_epochs=config.epochs,
-        learning_rate=learning_rate(config),
-        per_device_train_batch_size=micro,
-        per_device_eval_batch_size=micro,
-        gradient_accumulation_steps=batch_size(config) // micro,
-        warmup_steps=config.warmup_steps,
-        lr_scheduler_type=config.scheduler.value,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        bf16=config.precision is Precision.BF16 or (config.precision is Precision.AUTO and on_gpu),
-        fp16=config.precision is Precision.FP16,
-        **({"gradient_checkpointing": True} if config.gradient_checkpointing else {}),
-        seed=config.seed,
-        eval_strategy="no",  # the Keeper decides when to validate and to save
-        save_strategy="no",
-        logging_steps=config.logging_steps,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
-        include_num_input_tokens_seen="non_padding",
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        use_cpu=not torch.cuda.is_available(),  # or bf16 were refused on a CPU
-        label_names=["labels"],
-        report_to="none",
-        disable_tqdm=True,
-    )
-
-
-def _row_sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The sums of a batch, where its model has given logits and not these already."""
-    return token_sums(logits, labels) if logits.dim() == 3 else logits
-
-
-def _validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    total = score(torch.as_tensor(prediction.predictions))
-    return {"valid_loss": total.loss, "valid_token_accuracy": total.accuracy}
 
 
 def _parameters(model: Any) -> tuple[int, int]:
