@@ -9,7 +9,6 @@ from finetune_core.config.sections import DatasetConfig, ModelConfig, Tokenizati
 from finetune_core.data.report import DataReport, read_report
 from finetune_core.data.sanitize import SanitizeRequest, sanitize
 from finetune_core.data.tokenize import TokenizeRequest, tokenize
-from finetune_core.models.source import find_model
 from finetune_core.types import Record
 
 
@@ -37,10 +36,10 @@ def check(request: CheckRequest, emit: Emit) -> CheckResult:
     """
     clean = sanitize(SanitizeRequest(dataset=request.dataset, cache=request.cache / "data"), emit)
     tokens = tokenize(
-        TokenizeRequest(
+        TokenizeRequest.for_model(
+            request.model,
+            request.tokenization,
             clean=clean,
-            tokenizer=find_model(request.model),
-            tokenization=request.tokenization,
             sanitize=request.dataset.sanitize,
             cache=request.cache / "tokens",
         ),

@@ -8,19 +8,26 @@ from typing import Any
 import torch
 
 from finetune_core.data.masks import IGNORED
+from finetune_core.types import Task
+
+
+def padding(tokenizer: Any) -> int:
+    """The padding token. Where a tokenizer has none any will do: it is neither seen nor trained."""
+    pad = tokenizer.pad_token_id
+    return int(tokenizer.eos_token_id if pad is None else pad)
 
 
 class Collator:
     """Pads rows to the longest of a batch.
 
     Args:
-        tokenizer: Gives the padding token. Where it has none any will do, for what is filled
-            up is neither attended to nor trained.
+        tokenizer: Gives the padding token.
+        task: The model's.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        pad = tokenizer.pad_token_id
-        self._pad: int = tokenizer.eos_token_id if pad is None else pad
+    def __init__(self, tokenizer: Any, task: Task = Task.CAUSAL) -> None:
+        self._pad = padding(tokenizer)
+        self._task = task
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Makes a batch.
@@ -29,17 +36,20 @@ class Collator:
             rows: Each with `input_ids` and `labels`.
 
         Returns:
-            `input_ids`, `attention_mask` and `labels`, int64, each of shape (rows, longest). A
-            first token has no label: nothing leads to it.
+            `input_ids` and `attention_mask`, (rows, longest), and `labels`, (rows, most labels of
+            a row), all int64. A causal model's first token has no label: nothing leads to it.
         """
-        longest = max(len(row["input_ids"]) for row in rows)
-        shape = (len(rows), longest)
-        ids = torch.full(shape, self._pad)
-        labels = torch.full(shape, IGNORED)
-        mask = torch.zeros(shape, dtype=torch.int64)
-        for index, row in enumerate(rows):
-            length = len(row["input_ids"])
-            ids[index, :length] = torch.as_tensor(row["input_ids"])
-            labels[index, 1:length] = torch.as_tensor(row["labels"][1:])
-            mask[index, :length] = 1
+        ids = _filled([row["input_ids"] for row in rows], self._pad)
+        labels = _filled([row["labels"] for row in rows], IGNORED)
+        if self._task is Task.CAUSAL:
+            labels[:, 0] = IGNORED
+        mask = _filled([[1] * len(row["input_ids"]) for row in rows], 0)
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def _filled(rows: Sequence[Sequence[int]], filling: int) -> torch.Tensor:
+    """(rows, longest), int64: filled up on the right."""
+    filled = torch.full((len(rows), max(map(len, rows))), filling)
+    for index, row in enumerate(rows):
+        filled[index, : len(row)] = torch.as_tensor(row)
+    return filled

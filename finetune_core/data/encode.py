@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,7 @@ from finetune_core.data.rows import to_conversation
 from finetune_core.data.shorten import shortened, split
 from finetune_core.data.templates import PlainRenderer, Renderer, make_renderer
 from finetune_core.exceptions import ModelLoadError, TemplateError
-from finetune_core.types import TooLong
+from finetune_core.types import Task, TooLong
 
 TOKENS_SCHEMA = pa.schema(
     [
@@ -39,7 +39,11 @@ TOKENS_SCHEMA = pa.schema(
 
 
 class Tokens(NamedTuple):
-    """A row's tokens, two arrays of one length, int32; a label is the token, or `IGNORED`."""
+    """A row's tokens, int32.
+
+    For a causal model there is a label a token: the token, or `IGNORED`. For others the labels are
+    the answer by itself: its tokens, or the one number of a class.
+    """
 
     ids: np.ndarray
     labels: np.ndarray
@@ -63,19 +67,43 @@ class Encoded(NamedTuple):
     revisions: list[Revision]
 
 
-def encode(
-    tokenizer: Path,
-    digest: str,
-    config: TokenizationConfig,
-    sanitize: SanitizeConfig,
-    batch: pa.RecordBatch,
-) -> Encoded:
-    """Encodes rows.
+class Recipe(NamedTuple):
+    """What an encoder is made of.
 
-    Args:
+    Attributes:
         tokenizer: Its folder.
         digest: Of the tokenizer's files.
         config: The tokenization section.
+        task: The model's.
+        labels: The names of a classification's labels, by number.
+    """
+
+    tokenizer: Path
+    digest: str
+    config: TokenizationConfig
+    task: Task
+    labels: tuple[str, ...]
+
+
+class RowEncoder(Protocol):
+    """Makes tokens of rows."""
+
+    def encode(
+        self, conversations: Sequence[Conversation], names: Sequence[str]
+    ) -> list[tuple[list[Tokens], Finding | None]]:
+        """Encodes rows, each into one or, where it is split, several; into none if it is dropped.
+
+        Args:
+            conversations: The rows.
+            names: How errors call them.
+        """
+
+
+def encode(recipe: Recipe, sanitize: SanitizeConfig, batch: pa.RecordBatch) -> Encoded:
+    """Encodes rows.
+
+    Args:
+        recipe: The encoder's.
         sanitize: Says what is personal, and may not stand in the ledger.
         batch: The rows, as `ROWS_SCHEMA`.
 
@@ -86,7 +114,7 @@ def encode(
     rows = batch.to_pylist()
     conversations = [to_conversation(row) for row in rows]
     names = [f"row {row['row']} of the {row['file']} file" for row in rows]
-    results = _encoder(tokenizer, digest, config).encode(conversations, names)
+    results = _encoder(recipe).encode(conversations, names)
     numbers, parts, revisions = [], [], []
     for row, conversation, (tokens, finding) in zip(rows, conversations, results, strict=True):
         numbers += [row["row"]] * len(tokens)
@@ -96,6 +124,22 @@ def encode(
             revisions.append(Revision(row["file"], row["row"], finding, values))
     trained = sum(int((labels != IGNORED).sum()) for _, labels in parts)
     return Encoded(len(rows), _table(numbers, parts), trained, revisions)
+
+
+def make_encoder(
+    tokenizer: Any, config: TokenizationConfig, task: Task, labels: Sequence[str] = ()
+) -> RowEncoder:
+    """The encoder of a task.
+
+    Raises:
+        TemplateError: There is no template where the task needs one, or no end token.
+    """
+    if task is Task.CAUSAL:
+        return Encoder(tokenizer, config)
+    from finetune_core.data.pairs import PairEncoder, label_encoder, text_encoder
+
+    answers = text_encoder(tokenizer) if task is Task.SEQ2SEQ else label_encoder(labels)
+    return PairEncoder(tokenizer, config, answers)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -113,6 +157,11 @@ def load_tokenizer(folder: Path) -> Any:
     if not tokenizer.is_fast:
         raise ModelLoadError(f"the tokenizer in {folder} has no fast version")
     return tokenizer
+
+
+def template_name(tokenizer: Any, config: TokenizationConfig, task: Task) -> str:
+    """How reports call what writes a row's messages as text; raises as `make_encoder`."""
+    return make_renderer(config.template, tokenizer).name if task is Task.CAUSAL else "none"
 
 
 class _Text(NamedTuple):
@@ -139,12 +188,7 @@ class Encoder:
     def encode(
         self, conversations: Sequence[Conversation], names: Sequence[str]
     ) -> list[tuple[list[Tokens], Finding | None]]:
-        """Encodes rows, each into one or, where it is split, several; into none if it is dropped.
-
-        Args:
-            conversations: The rows.
-            names: How errors call them.
-        """
+        """Encodes rows, as `RowEncoder` says."""
         texts: list[_Text | None] = []
         results: list[tuple[list[Tokens], Finding | None]] = []
         for name, conversation in zip(names, conversations, strict=True):
@@ -153,7 +197,7 @@ class Encoder:
                 results.append(([], None))
             except TemplateError as error:
                 texts.append(None)
-                results.append(([], self._refused(name, error)))
+                results.append(([], refused(self._config, name, error)))
         encodings = iter(self._encodings([text.masked.text for text in texts if text]))
         for place, (name, conversation) in enumerate(zip(names, conversations, strict=True)):
             text = texts[place]
@@ -166,7 +210,7 @@ class Encoder:
                 else:
                     results[place] = self._fit(conversation, tokens)
             except TemplateError as error:
-                results[place] = ([], self._refused(name, error))
+                results[place] = ([], refused(self._config, name, error))
         return results
 
     def _text(self, conversation: Conversation) -> _Text:
@@ -185,12 +229,6 @@ class Encoder:
         cut = len(renderer.begin)
         spans = [Span(start - cut, end - cut) for start, end in masked.spans]
         return _Text(MaskedText(masked.text[cut:], spans), [self._tokenizer.bos_token_id])
-
-    def _refused(self, name: str, error: TemplateError) -> Finding:
-        if self._config.refused == "error":
-            hint = f"{error.hint or ''}\ntokenization.refused: drop leaves such rows out.".strip()
-            raise TemplateError(f"{name}: {error.message}", hint=hint) from error
-        return Finding("template", "drop", error.message)
 
     def _encodings(self, texts: list[str]) -> list[Any]:
         encodings: list[Any] = self._backend.encode_batch(texts, add_special_tokens=False)
@@ -294,9 +332,21 @@ class Encoder:
             return False
 
 
+def refused(config: TokenizationConfig, name: str, error: TemplateError) -> Finding:
+    """What becomes of a row that cannot be encoded: it is dropped, where the config says so.
+
+    Raises:
+        TemplateError: The config says that it is an error; it names the row.
+    """
+    if config.refused == "error":
+        hint = f"{error.hint or ''}\ntokenization.refused: drop leaves such rows out.".strip()
+        raise TemplateError(f"{name}: {error.message}", hint=hint) from error
+    return Finding("template", "drop", error.message)
+
+
 @lru_cache(maxsize=1)
-def _encoder(tokenizer: Path, digest: str, config: TokenizationConfig) -> Encoder:
-    return Encoder(load_tokenizer(tokenizer), config)
+def _encoder(recipe: Recipe) -> RowEncoder:
+    return make_encoder(load_tokenizer(recipe.tokenizer), recipe.config, recipe.task, recipe.labels)
 
 
 def _run(encoding: Any, span: Span) -> tuple[int, int]:
@@ -319,10 +369,8 @@ def _token(encoding: Any, places: range) -> int:
 
 
 def _table(numbers: list[int], parts: list[Tokens]) -> pa.RecordBatch:
-    lengths = [len(ids) for ids, _ in parts]
-    offsets = pa.array([0, *accumulate(lengths)], pa.int32())
-
     def lists(arrays: Sequence[np.ndarray]) -> pa.Array:
+        offsets = pa.array([0, *accumulate(map(len, arrays))], pa.int32())
         flat = np.concatenate(arrays) if arrays else np.array([], dtype=np.int32)
         return pa.ListArray.from_arrays(offsets, pa.array(flat, pa.int32()))
 
@@ -331,7 +379,7 @@ def _table(numbers: list[int], parts: list[Tokens]) -> pa.RecordBatch:
             pa.array(numbers, pa.int64()),
             lists([ids for ids, _ in parts]),
             lists([labels for _, labels in parts]),
-            pa.array(lengths, pa.int32()),
+            pa.array([len(ids) for ids, _ in parts], pa.int32()),
         ],
         schema=TOKENS_SCHEMA,
     )

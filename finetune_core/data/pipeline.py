@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,8 @@ from finetune_core.data.sanitize import SanitizeRequest, sanitize
 from finetune_core.data.templates import ALPACA, INPUT, INSTRUCTION, RESPONSE
 from finetune_core.data.tokenize import TokenizeRequest, tokenize
 from finetune_core.exceptions import FineTuneError
-from finetune_core.types import CleanData, TokenizedData
+from finetune_core.models.tasks import fit_tokenization
+from finetune_core.types import CleanData, Task, TokenizedData
 
 if TYPE_CHECKING:
     import datasets
@@ -29,6 +31,7 @@ class DataPipeline:
         dataset_config: Which rows, and what the rules do with them.
         tokenization_config: How rows become tokens.
         tokenizer: A fast tokenizer of transformers'.
+        task: What the model does that learns from them.
 
     Example:
         >>> pipeline = DataPipeline(config.dataset, config.tokenization, tokenizer)
@@ -42,7 +45,9 @@ class DataPipeline:
         dataset_config: DatasetConfig,
         tokenization_config: TokenizationConfig,
         tokenizer: Any,
+        task: Task = Task.CAUSAL,
     ) -> None:
+        self._task = task
         self._dataset = dataset_config
         self._tokenization = tokenization_config
         self._tokenizer = tokenizer
@@ -69,7 +74,8 @@ class DataPipeline:
             TokenizeRequest(
                 clean=clean,
                 tokenizer=cache / "tokenizer",
-                tokenization=self._tokenization,
+                task=self._task,
+                tokenization=fit_tokenization(self._tokenization, self._task, {}, sys.maxsize),
                 sanitize=self._dataset.sanitize,
                 cache=cache / "tokens",
             ),
@@ -96,6 +102,8 @@ class DataPipeline:
         splits = [tokens.train_split, tokens.validation_split]
         samples, count = sum(split.rows for split in splits), sum(split.tokens for split in splits)
         return {
+            "format": clean.format,
+            "labels": tokens.labels,
             "num_samples": samples,
             "avg_words": _words(clean) / (clean.train_rows + clean.validation_rows),
             "avg_tokens": count / samples,

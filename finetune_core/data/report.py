@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from finetune_core.data.masks import IGNORED
-from finetune_core.types import CleanData, Record, TokenizedData
+from finetune_core.data.pairs import answer_text
+from finetune_core.types import CleanData, Record, Task, TokenizedData
 
 SHOWN_ROWS = 5
 DROPPED_SHARE = 0.1  # of the rows, above which somebody should look at the ledger
@@ -126,6 +127,14 @@ def _lengths(tokens: TokenizedData, limit: int) -> Lengths:
 def _samples(tokens: TokenizedData, tokenizer: Any) -> list[list[Piece]]:
     """The first rows as the model reads them, cut where training begins and ends."""
     rows = _table(tokens.train).slice(0, SHOWN_ROWS).to_pylist()
+    if tokens.task is not Task.CAUSAL:
+        return [
+            [
+                Piece(text=f"{tokenizer.decode(row['input_ids'])} → ", trained=False),
+                Piece(text=answer_text(tokenizer, row["labels"], tokens.labels), trained=True),
+            ]
+            for row in rows
+        ]
     return [
         [
             Piece(text=tokenizer.decode([token for token, _ in run]), trained=trained)

@@ -13,16 +13,24 @@ import pyarrow.parquet as pq
 
 from finetune_core.child import Emit
 from finetune_core.config.sanitizing import SanitizeConfig
-from finetune_core.config.sections import TokenizationConfig
-from finetune_core.data.encode import TOKENS_SCHEMA, Revision, encode, load_tokenizer
+from finetune_core.config.sections import ModelConfig, TokenizationConfig
+from finetune_core.data.encode import (
+    TOKENS_SCHEMA,
+    Recipe,
+    Revision,
+    encode,
+    load_tokenizer,
+    template_name,
+)
 from finetune_core.data.ledger import COMMA, LEDGER_SCHEMA, OUTCOMES, SIGNS, Counts
+from finetune_core.data.pairs import find_labels
 from finetune_core.data.report import make_report
-from finetune_core.data.templates import make_renderer
 from finetune_core.exceptions import EmptyDatasetError
-from finetune_core.models.source import digest_tokenizer
+from finetune_core.models.source import digest_tokenizer, find_model
+from finetune_core.models.tasks import find_tokenization
 from finetune_core.parallel import in_order
 from finetune_core.storage import digest_json, once, write_json
-from finetune_core.types import CleanData, Record, TokenizedData, TokenizedSplit
+from finetune_core.types import CleanData, Record, Task, TokenizedData, TokenizedSplit
 
 VERSION = 4  # raise it when the same rows give other tokens than before
 BATCH = 1000
@@ -36,9 +44,27 @@ class TokenizeRequest(Record):
 
     clean: CleanData
     tokenizer: Path
+    task: Task = Task.CAUSAL
     tokenization: TokenizationConfig
     sanitize: SanitizeConfig
     cache: Path
+
+    @classmethod
+    def for_model(
+        cls, model: ModelConfig, tokenization: TokenizationConfig, **fields: Any
+    ) -> TokenizeRequest:
+        """The request that fits a model.
+
+        Args:
+            model: Has the tokenizer and the task, and perhaps places for only so many tokens.
+            tokenization: What is asked of all models.
+            fields: The others.
+
+        Raises:
+            InputError: There is no such model, or its task has no place for what is asked.
+        """
+        task, fitted = find_tokenization(tokenization, model)
+        return cls(tokenizer=find_model(model), task=task, tokenization=fitted, **fields)
 
     @cached_property
     def tokenizer_digest(self) -> str:
@@ -54,6 +80,8 @@ class TokenizeRequest(Record):
                 "tokenizer": self.tokenizer_digest,
                 "config": self.tokenization.model_dump(mode="json"),
                 "version": VERSION,
+                # A causal model's rows keep the name that they have always had.
+                **({} if self.task is Task.CAUSAL else {"task": self.task.value}),
             }
         )
 
@@ -64,6 +92,7 @@ def tokenize(request: TokenizeRequest, emit: Emit) -> TokenizedData:
     Raises:
         ModelLoadError: The tokenizer does not load.
         TemplateError: The trained tokens cannot be told from the chat template.
+        DatasetFormatError: The answers are no labels, for a model that chooses one.
         EmptyDatasetError: No row fits into the length limit.
     """
     final = request.folder
@@ -72,6 +101,10 @@ def tokenize(request: TokenizeRequest, emit: Emit) -> TokenizedData:
 
 def _write(request: TokenizeRequest, key: str, emit: Emit, folder: Path) -> TokenizedData:
     source, clean = request.tokenizer, request.clean
+    labels = find_labels(clean.train) if request.task is Task.CLASSIFICATION else ()
+    recipe = Recipe(
+        source, request.tokenizer_digest, request.tokenization, request.task, tuple(labels)
+    )
     revisions: dict[str, Revisions] = {}
     splits: dict[str, TokenizedSplit] = {}
     done = 0
@@ -86,7 +119,7 @@ def _write(request: TokenizeRequest, key: str, emit: Emit, folder: Path) -> Toke
         rows = getattr(clean, f"{name}_rows")
         if name == "evaluation" and not rows:
             continue
-        splits[name], revisions[name] = _write_split(request, source, name, folder, progress)
+        splits[name], revisions[name] = _write_split(request, recipe, name, folder, progress)
         if not splits[name].rows:
             raise EmptyDatasetError(
                 f"none of the {rows:,} {name} rows can be used: {_first(revisions[name])}",
@@ -99,7 +132,9 @@ def _write(request: TokenizeRequest, key: str, emit: Emit, folder: Path) -> Toke
         folder=folder,
         digest=key,
         tokenizer_digest=request.tokenizer_digest,
-        template=make_renderer(request.tokenization.template, tokenizer).name,
+        template=template_name(tokenizer, request.tokenization, request.task),
+        task=request.task,
+        labels=list(labels),
         train_split=splits["train"],
         validation_split=splits["validation"],
         evaluation_split=splits.get("evaluation"),
@@ -112,7 +147,7 @@ def _write(request: TokenizeRequest, key: str, emit: Emit, folder: Path) -> Toke
 
 def _write_split(
     request: TokenizeRequest,
-    source: Path,
+    recipe: Recipe,
     name: str,
     folder: Path,
     progress: Callable[[int], None],
@@ -121,8 +156,7 @@ def _write_split(
     parquet = pq.ParquetFile(file)
     revisions: Revisions = {}
     rows = tokens = trained = longest = too_long = 0
-    digest = request.tokenizer_digest
-    work = partial(encode, source, digest, request.tokenization, request.sanitize)
+    work = partial(encode, recipe, request.sanitize)
     with pa.ipc.new_stream(str(folder / f"{name}.arrow"), TOKENS_SCHEMA) as writer:
         batches = parquet.iter_batches(BATCH)
         for encoded in in_order(work, batches, WEIGHT * _size(parquet)):

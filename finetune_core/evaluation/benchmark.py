@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from finetune_core.config.sections import DatasetConfig, EvaluationConfig, Token
 from finetune_core.data.dataset import Dataset
 from finetune_core.data.examine import examine
 from finetune_core.data.formats import Conversation
-from finetune_core.data.ledger import DROPPED
+from finetune_core.data.ledger import DROPPED, Finding
 from finetune_core.data.loading import Block, read_blocks
 from finetune_core.data.rows import to_conversation
 from finetune_core.data.source import TRAINING, find_sources
@@ -22,10 +23,18 @@ from finetune_core.evaluation import metrics
 from finetune_core.evaluation.intervals import Estimate, Interval, intervals, values
 from finetune_core.evaluation.report import HEAD, compared, table
 from finetune_core.exceptions import EmptyDatasetError
-from finetune_core.types import Record
+from finetune_core.models.tasks import (
+    default_metrics,
+    fit_tokenization,
+    label_names,
+    task_of,
+)
+from finetune_core.types import Record, Task
 
 if TYPE_CHECKING:
     import datasets
+
+    from finetune_core.data.encode import RowEncoder
 
 Rows = Dataset | DatasetConfig | str | Path  # rows in memory, or where they are
 
@@ -101,7 +110,7 @@ class BenchmarkRunner:
         count.
 
         Args:
-            model: A causal model.
+            model: One of any task.
             dataset: Rows in memory, a file, a dataset section, or the tokens that
                 `prepare_dataset` made.
             label: What the model is called in the result.
@@ -110,14 +119,21 @@ class BenchmarkRunner:
             InputError: The rows cannot be read, or they ask nothing that could be answered.
             EvaluationError: A metric does not run.
         """
+        from finetune_core.data.encode import make_encoder
         from finetune_core.evaluation.evaluate import find_questions, measure_tokens
         from finetune_core.evaluation.generation import generate
 
-        config, tokenizer = self._config, self._tokenizer
-        tokens = _tokens(dataset, tokenizer, self._tokenization, config.num_samples)
-        reads = any(metric in metrics.OF_TOKENS for metric in config.metrics)
-        answers = any(metric not in metrics.OF_TOKENS for metric in config.metrics)
-        questions = list(find_questions(tokens, tokenizer)) if answers else []
+        config, tokenizer, task = self._config, self._tokenizer, task_of(model)
+        labels = label_names(model.config.id2label) if task is Task.CLASSIFICATION else []
+        wanted = default_metrics(task) if config.metrics is None else config.metrics
+        fitted = fit_tokenization(
+            self._tokenization, task, model.config.to_dict(), tokenizer.model_max_length
+        )
+        make = partial(make_encoder, tokenizer, fitted, task, labels)
+        tokens = _tokens(dataset, make, config.num_samples)
+        reads = any(metric in metrics.OF_TOKENS for metric in wanted)
+        answers = any(metric not in metrics.OF_TOKENS for metric in wanted)
+        questions = list(find_questions(tokens, tokenizer, task, labels)) if answers else []
         if answers and not questions:
             raise EmptyDatasetError(
                 "the rows are plain texts, which ask nothing that could be answered",
@@ -144,7 +160,7 @@ class BenchmarkRunner:
                 on_progress=progress,
             )
         expected = [question.expected for question in questions]
-        found = metrics.compute(config.metrics, generated, expected, known)
+        found = metrics.compute(wanted, generated, expected, known)
         return BenchmarkResult(
             label=label,
             scores=values(found),
@@ -184,21 +200,21 @@ def _at_inference(model: Any) -> Iterator[None]:
 
 
 def _tokens(
-    dataset: Rows | datasets.Dataset, tokenizer: Any, tokenization: TokenizationConfig, limit: int
+    dataset: Rows | datasets.Dataset, make_encoder: Callable[[], RowEncoder], limit: int
 ) -> datasets.Dataset:
-    """So many rows, the first, as `TOKENS_SCHEMA`; those that are too long are missing."""
+    """So many rows, the first, as `TOKENS_SCHEMA`; those that cannot be encoded are missing."""
     import datasets
 
-    from finetune_core.data.encode import Encoder
-
+    findings: list[Finding] = []
     if isinstance(dataset, datasets.Dataset):
-        first = dataset[:limit]
-        ids, labels = first["input_ids"], first["labels"]
+        some = dataset[:limit]
+        ids, labels = some["input_ids"], some["labels"]
         numbers = list(range(1, len(ids) + 1))
     else:
         rows = dict(islice(_conversations(dataset), limit))
-        encoder = Encoder(tokenizer, tokenization)
-        encoded = encoder.encode(list(rows.values()), [f"row {number}" for number in rows])
+        names = [f"row {number}" for number in rows]
+        encoded = make_encoder().encode(list(rows.values()), names)
+        findings = [finding for _, finding in encoded if finding]
         parts = [
             (number, part)
             for number, (found, _) in zip(rows, encoded, strict=True)
@@ -207,9 +223,12 @@ def _tokens(
         numbers = [number for number, _ in parts]
         ids, labels = [part.ids for _, part in parts], [part.labels for _, part in parts]
     if not numbers:
+        first = next(iter(findings), None)
         raise EmptyDatasetError(
-            "no row is left to measure: all are empty or too long",
-            hint="For rows that are too long, see tokenization.max_length and too_long.",
+            f"no row is left to measure: {first.detail if first else 'all are empty'}",
+            hint="For rows that are too long, see tokenization.max_length and too_long."
+            if first and first.rule == "too_long"
+            else None,
         )
     lengths = [len(row) for row in ids]
     return datasets.Dataset.from_dict(

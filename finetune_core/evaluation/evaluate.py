@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from finetune_core.child import Emit
 from finetune_core.data.collate import Collator
 from finetune_core.data.encode import load_tokenizer
 from finetune_core.data.masks import IGNORED
+from finetune_core.data.pairs import answer_text
 from finetune_core.evaluation import metrics
 from finetune_core.evaluation.generation import generate
 from finetune_core.evaluation.intervals import Estimate, Weights, estimate, intervals, values
@@ -24,8 +25,9 @@ from finetune_core.evaluation.request import EvaluateRequest
 from finetune_core.evaluation.token_score import score, token_sums
 from finetune_core.exceptions import EvaluationError, FineTuneError
 from finetune_core.models.loading import fit_vocabulary, load_model, load_quantized
+from finetune_core.models.tasks import default_metrics, task_of
 from finetune_core.storage import once
-from finetune_core.types import EvaluationReport, TrainingMethod
+from finetune_core.types import EvaluationReport, Task, TrainingMethod
 
 
 class Question(NamedTuple):
@@ -52,9 +54,11 @@ def _write(request: EvaluateRequest, emit: Emit, folder: Path) -> EvaluationRepo
     import peft
 
     config, tuned_folder = request.evaluation, request.chosen.folder
+    task, labels = request.tokens.task, request.tokens.labels
     tokenizer = load_tokenizer(tuned_folder)
     tokens = Dataset.from_file(str(request.tokens.measured))
-    questions = list(islice(find_questions(tokens, tokenizer), config.num_samples))
+    questions = list(islice(find_questions(tokens, tokenizer, task, labels), config.num_samples))
+    wanted = default_metrics(task) if config.metrics is None else config.metrics
     done, total = 0, 2 * (len(questions) + len(tokens))
 
     def progress(rows: int) -> None:
@@ -68,7 +72,8 @@ def _write(request: EvaluateRequest, emit: Emit, folder: Path) -> EvaluationRepo
 
     def load_base() -> Any:
         quantized = request.method is TrainingMethod.QLORA
-        model = (load_quantized if quantized else load_model)(request.model)
+        torch.manual_seed(0)  # a new head is drawn, and the report is the same twice
+        model = (load_quantized if quantized else load_model)(request.model, labels)
         fit_vocabulary(model, tokenizer)
         return model
 
@@ -92,7 +97,7 @@ def _write(request: EvaluateRequest, emit: Emit, folder: Path) -> EvaluationRepo
             ) from error
         expected = [question.expected for question in questions]
         if questions:  # a plain text asks nothing
-            measured[name] |= metrics.compute(config.metrics, answers[name], expected)
+            measured[name] |= metrics.compute(wanted, answers[name], expected)
 
     if (tuned_folder / "adapter_config.json").is_file():
         model = peft.PeftModel.from_pretrained(load_base(), tuned_folder)
@@ -115,7 +120,9 @@ def _write(request: EvaluateRequest, emit: Emit, folder: Path) -> EvaluationRepo
     samples = [
         {
             "row": question.row,
-            "prompt": tokenizer.decode(question.prompt),
+            "prompt": tokenizer.decode(
+                question.prompt, skip_special_tokens=task is not Task.CAUSAL
+            ),
             "expected": question.expected,
             "base": base,
             "tuned": tuned,
@@ -128,18 +135,31 @@ def _write(request: EvaluateRequest, emit: Emit, folder: Path) -> EvaluationRepo
     return report
 
 
-def find_questions(tokens: Dataset, tokenizer: Any) -> Iterator[Question]:
-    """Each row cut before its last answer; a plain text asks nothing."""
+def find_questions(
+    tokens: Dataset, tokenizer: Any, task: Task = Task.CAUSAL, labels: Sequence[str] = ()
+) -> Iterator[Question]:
+    """Each row cut before its last answer; a plain text asks nothing.
+
+    Args:
+        tokens: The rows, as `TOKENS_SCHEMA`.
+        tokenizer: The model's.
+        task: The model's.
+        labels: Those that a model chooses from.
+    """
     for row in tokens:
+        if task is not Task.CAUSAL:
+            answer = answer_text(tokenizer, row["labels"], labels)
+            yield Question(row["row"], row["input_ids"], answer)
+            continue
         trained = np.array(row["labels"]) != IGNORED
         last = len(trained) - int(trained[::-1].argmax())
         # An answer begins behind what is not trained, or behind the end of another answer.
         ids = np.array(row["input_ids"][: last - 1])
         behind = np.flatnonzero(~trained[: last - 1] | (ids == tokenizer.eos_token_id))
         first = int(behind[-1]) + 1 if len(behind) else 0
-        prompt, answer = row["input_ids"][:first], row["input_ids"][first:last]
+        prompt, written = row["input_ids"][:first], row["input_ids"][first:last]
         if prompt and prompt != [tokenizer.bos_token_id]:
-            yield Question(row["row"], prompt, tokenizer.decode(answer, skip_special_tokens=True))
+            yield Question(row["row"], prompt, tokenizer.decode(written, skip_special_tokens=True))
 
 
 def measure_tokens(
@@ -152,21 +172,23 @@ def measure_tokens(
     """Loss, perplexity and token accuracy of the expected answers.
 
     Args:
-        model: A causal model.
+        model: One of any task.
         tokenizer: Its tokenizer.
         tokens: The rows, as `TOKENS_SCHEMA`.
         batch_size: Rows at once.
         progress: Is told how many more rows are measured.
     """
-    collate = Collator(tokenizer)
+    task = task_of(model)
+    collate = Collator(tokenizer, task)
     order = np.argsort(tokens["length"][:], kind="stable")
     sums = []
     for start in range(0, len(order), batch_size):
         rows = [tokens[int(index)] for index in order[start : start + batch_size]]
         batch = {name: tensor.to(model.device) for name, tensor in collate(rows).items()}
-        labels = batch.pop("labels")
+        # An encoder-decoder reads the answer too, shifted by one; a causal model has it already.
+        labels = batch["labels"] if task is Task.SEQ2SEQ else batch.pop("labels")
         with torch.inference_mode():
-            sums.append(token_sums(model(**batch).logits, labels).cpu())
+            sums.append(token_sums(model(**batch).logits, labels, task).cpu())
         progress(len(rows))
     found = torch.cat(sums)
 

@@ -21,8 +21,9 @@ from finetune_core.evaluation.benchmark import BenchmarkRunner, Rows
 from finetune_core.evaluation.intervals import Interval
 from finetune_core.evaluation.metrics import check_modules
 from finetune_core.exceptions import AdapterError, Fault, InvalidConfigError
-from finetune_core.models.merging import ADAPTER_CONFIG, read_adapter
+from finetune_core.models.merging import ADAPTER_CONFIG, base_of, read_adapter
 from finetune_core.models.source import find_model, tokenizer_folder
+from finetune_core.models.tasks import read_labels
 from finetune_core.types import EvaluationMetric, Record
 
 LESS_IS_BETTER = {EvaluationMetric.LOSS.value, EvaluationMetric.PERPLEXITY.value}
@@ -107,7 +108,7 @@ class Evaluator:
             raise config_error(error) from None
         if not metrics:
             raise InvalidConfigError([Fault("metrics", "needs one or more")])
-        check_modules(self._config.metrics)
+        check_modules(self._config.metrics or ())
         self._tokenization = tokenization or TokenizationConfig()
         self._emit = emit
 
@@ -181,7 +182,7 @@ def _find(name: str) -> _Found:
     adapter = read_adapter(folder)
     if not adapter.get("base_model_name_or_path"):
         raise AdapterError(f"the adapter in {folder} names no base")
-    base = ModelConfig(name=adapter["base_model_name_or_path"], revision=adapter.get("revision"))
+    base = base_of(adapter)
     return _Found(name, base, folder, tokenizer_folder(folder, find_model(base)))
 
 
@@ -191,7 +192,7 @@ def _load(found: _Found, tokenizer: Any) -> Any:
 
     from finetune_core.models.loading import fit_vocabulary, load_model
 
-    model = load_model(found.base)
+    model = load_model(found.base, read_labels(found.adapter) if found.adapter else ())
     if found.adapter:
         fit_vocabulary(model, tokenizer)
         try:

@@ -1,4 +1,4 @@
-"""Generates answers: greedy, in batches of like length."""
+"""Answers of models: written greedily, or chosen, in batches of like length."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+
+from finetune_core.models.tasks import task_of
+from finetune_core.types import Task
 
 
 def generate(
@@ -20,7 +23,7 @@ def generate(
     """Answers prompts.
 
     Args:
-        model: A causal model.
+        model: One of any task.
         tokenizer: Its tokenizer.
         prompts: The tokens up to where an answer begins.
         batch_size: Prompts at once.
@@ -28,9 +31,11 @@ def generate(
         on_progress: Is told how many more prompts are answered.
 
     Returns:
-        The answers in the order of the prompts, without special tokens.
+        The answers in the order of the prompts, without special tokens; of a model that chooses,
+        the labels.
     """
-    tokenizer.padding_side = "left"
+    task = task_of(model)
+    tokenizer.padding_side = "left" if task is Task.CAUSAL else "right"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     answers = [""] * len(prompts)
@@ -41,17 +46,20 @@ def generate(
             {"input_ids": [list(prompts[index]) for index in batch]}, return_tensors="pt"
         ).to(model.device)
         with torch.inference_mode():
-            output = model.generate(
-                **inputs,
-                do_sample=False,
-                max_new_tokens=max_new_tokens,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        new = output[:, inputs["input_ids"].shape[1] :]
-        for index, answer in zip(
-            batch, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True
-        ):
+            if task is Task.CLASSIFICATION:
+                chosen = model(**inputs).logits.argmax(-1).tolist()
+                texts = [model.config.id2label[number] for number in chosen]
+            else:
+                output = model.generate(
+                    **inputs,
+                    do_sample=False,
+                    max_new_tokens=max_new_tokens,
+                    eos_token_id=tokenizer.eos_token_id,
+                    pad_token_id=tokenizer.pad_token_id,
+                )
+                asked = inputs["input_ids"].shape[1] if task is Task.CAUSAL else 0
+                texts = tokenizer.batch_decode(output[:, asked:], skip_special_tokens=True)
+        for index, answer in zip(batch, texts, strict=True):
             answers[index] = answer
         on_progress(len(batch))
     return answers

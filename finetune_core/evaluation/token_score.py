@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from finetune_core.data.masks import IGNORED
+from finetune_core.types import Task
 
 
 class TokenScore(NamedTuple):
@@ -23,17 +24,36 @@ class TokenScore(NamedTuple):
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
 
-def token_sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Sums over the trained tokens of each row.
+def aligned(
+    logits: torch.Tensor, labels: torch.Tensor, task: Task
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits, (rows, labels, classes), and the labels, (rows, labels), that they foretell.
 
     Args:
-        logits: (rows, tokens, vocabulary).
+        logits: As a model gives them: a causal one at the place before a label, one that writes
+            answers by themselves at a label's own, one that chooses (rows, classes).
+        labels: (rows, labels).
+        task: The model's.
+    """
+    if task is Task.CAUSAL:
+        return logits[:, :-1], labels[:, 1:]
+    return (logits[:, None] if task is Task.CLASSIFICATION else logits), labels
+
+
+def token_sums(
+    logits: torch.Tensor, labels: torch.Tensor, task: Task = Task.CAUSAL
+) -> torch.Tensor:
+    """Sums over the trained tokens of each row; a chosen label counts as one.
+
+    Args:
+        logits: As a model of this task gives them.
         labels: (rows, tokens), `IGNORED` where nothing is trained.
+        task: The model's.
 
     Returns:
         (rows, 3), float64: negative log-likelihood in nats, tokens predicted right, tokens.
     """
-    logits, labels = logits[:, :-1], labels[:, 1:]
+    logits, labels = aligned(logits, labels, task)
     trained = labels != IGNORED
     picked = logits[trained].float()
     targets = labels[trained]

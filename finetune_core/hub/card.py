@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune_core.config.pipeline import PipelineConfig
 from finetune_core.evaluation.report import comparison, table
+from finetune_core.models.tasks import KINDS, LABELS
 from finetune_core.storage import digest_json
 from finetune_core.types import (
     ChosenCheckpoint,
@@ -18,6 +19,7 @@ from finetune_core.types import (
     Record,
     RegisteredVersion,
     StageRecord,
+    Task,
     TokenizedData,
     TrainedCheckpoints,
     TrainingMethod,
@@ -61,6 +63,7 @@ class Card(Record):
             "job_id": self.job.id,
             "base_model": self.config.model.name,
             "method": self.config.training.method.value,
+            "task": self.tokens.task.value,
             "dataset_digest": self.clean.source_digest,
             "tokenizer_digest": self.tokens.tokenizer_digest,
             "config_digest": digest_json(self.config.model_dump(mode="json")),
@@ -132,7 +135,7 @@ def write_card(card: Card, model_name: str, path: Path) -> None:
         "## How to load",
         "",
         "```python",
-        *_how_to_load(config, card.chosen.folder),
+        *_how_to_load(config, card.tokens.task, card.chosen.folder),
         "```",
         "",
         "## Config",
@@ -147,30 +150,43 @@ def write_card(card: Card, model_name: str, path: Path) -> None:
     path.write_text("\n".join(lines))
 
 
-def _how_to_load(config: PipelineConfig, folder: Path) -> list[str]:
+def _how_to_load(config: PipelineConfig, task: Task, folder: Path) -> list[str]:
     """The lines of Python that load what was made."""
     here, base = '"FOLDER_OF_THIS_FILE"', f'"{config.model.name}"'
+    loader = KINDS[task].loader
     tokenizer = f"tokenizer = AutoTokenizer.from_pretrained({here})"
     if config.training.method is TrainingMethod.FULL_FINETUNING:
         return [
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            f"from transformers import {loader}, AutoTokenizer",
             "",
             tokenizer,
-            f"model = AutoModelForCausalLM.from_pretrained({here})",
+            f"model = {loader}.from_pretrained({here})",
         ]
-    classes, options = "AutoModelForCausalLM, AutoTokenizer", ""
+    adapter = json.loads((folder / "adapter_config.json").read_text())
+    classes, options, imports, labels = f"{loader}, AutoTokenizer", "", [], []
+    if task is Task.CLASSIFICATION:
+        imports = ["import json", "from pathlib import Path", ""]
+        labels = [
+            f"labels = json.loads(Path({here}, {LABELS!r}).read_text())".replace("'", '"'),
+            "names = dict(enumerate(labels))",
+            "numbers = {name: number for number, name in names.items()}",
+        ]
+        options = ", id2label=names, label2id=numbers, ignore_mismatched_sizes=True"
     if config.training.method is TrainingMethod.QLORA:
         classes += ", BitsAndBytesConfig"
-        bits = config.model.quantization_bits
-        options = f", quantization_config=BitsAndBytesConfig({QUANTIZATION[bits]})"
-    adapter = json.loads((folder / "adapter_config.json").read_text())
+        quantization = QUANTIZATION[config.model.quantization_bits]
+        if whole := adapter.get("modules_to_save"):
+            quantization += f", llm_int8_skip_modules={json.dumps(whole)}"
+        options += f", quantization_config=BitsAndBytesConfig({quantization})"
     grow = ["base.resize_token_embeddings(len(tokenizer))"]
     return [
+        *imports,
         "from peft import PeftModel",
         f"from transformers import {classes}",
         "",
         tokenizer,
-        f"base = AutoModelForCausalLM.from_pretrained({base}{options})",
+        *labels,
+        f"base = {loader}.from_pretrained({base}{options})",
         *(grow if adapter.get("trainable_token_indices") else []),
         f"model = PeftModel.from_pretrained(base, {here})",
     ]

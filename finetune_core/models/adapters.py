@@ -8,15 +8,18 @@ from typing import Any
 
 from finetune_core.config.sections import LoraConfig
 from finetune_core.exceptions import TargetModulesError
-from finetune_core.models.loading import fit_vocabulary
+from finetune_core.models.loading import fit_vocabulary, new_parts
+from finetune_core.models.tasks import KINDS, task_of
+from finetune_core.types import Task
 
 LARGE = 1_000_000_000  # parameters, above which training them all is for large machines
 
 
 def add_lora(model: Any, config: LoraConfig, tokenizer: Any = None) -> Any:
-    """Freezes a causal model and adds a trainable LoRA adapter (arXiv 2106.09685).
+    """Freezes a model and adds a trainable LoRA adapter (arXiv 2106.09685).
 
-    The embeddings of tokens that the model does not know yet are trained besides.
+    The embeddings of tokens that the model does not know yet are trained besides, and so is the
+    head of a model that chooses.
 
     Args:
         model: The loaded base.
@@ -30,6 +33,7 @@ def add_lora(model: Any, config: LoraConfig, tokenizer: Any = None) -> Any:
 
     _check_targets(model, config.target_modules)
     added = fit_vocabulary(model, tokenizer) if tokenizer else []
+    task = task_of(model)
     pissa = config.initialization == "pissa"
     lora = peft.LoraConfig(
         r=config.lora_rank,
@@ -40,7 +44,8 @@ def add_lora(model: Any, config: LoraConfig, tokenizer: Any = None) -> Any:
         use_dora=config.use_dora,
         init_lora_weights="pissa_niter_16" if pissa else True,
         trainable_token_indices=dict.fromkeys(_embeddings(model), added) if added else None,
-        task_type=peft.TaskType.CAUSAL_LM,
+        modules_to_save=new_parts(model) if task is Task.CLASSIFICATION else None,
+        task_type=KINDS[task].peft,
         base_model_name_or_path=model.name_or_path,
     )
     if pissa:
@@ -51,7 +56,7 @@ def add_lora(model: Any, config: LoraConfig, tokenizer: Any = None) -> Any:
 
 
 def train_all(model: Any, config: LoraConfig, tokenizer: Any = None) -> Any:
-    """Makes every weight of a causal model trainable; there is no adapter.
+    """Makes every weight of a model trainable; there is no adapter.
 
     Warns:
         ResourceWarning: The model is large.

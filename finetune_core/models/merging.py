@@ -7,28 +7,28 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from finetune_core.child import Emit
 from finetune_core.config.sections import ModelConfig
 from finetune_core.data.encode import load_tokenizer
-from finetune_core.data.formats import RowFault, find_format, user
+from finetune_core.data.formats import Message, RowFault, find_format, user
 from finetune_core.data.loading import read_rows
 from finetune_core.data.templates import make_renderer
 from finetune_core.exceptions import (
     AdapterError,
     DatasetFormatError,
-    ModelLoadError,
     ModelNotFoundError,
     OutputError,
     ParityError,
 )
-from finetune_core.models.loading import fit_vocabulary
+from finetune_core.models.loading import fit_vocabulary, load_as_stored
 from finetune_core.models.source import find_model, tokenizer_folder
+from finetune_core.models.tasks import find_task, read_labels, task_named, task_of
 from finetune_core.storage import digest_file, digest_json, new_folder, write_json
-from finetune_core.types import Record, Template
+from finetune_core.types import Record, Task, Template
 
 if TYPE_CHECKING:
     import torch
@@ -133,6 +133,15 @@ def read_adapter(folder: Path) -> dict[str, Any]:
     return config
 
 
+def base_of(adapter: Mapping[str, Any]) -> ModelConfig:
+    """The base that an adapter's own config names, for the task that it was trained for."""
+    return ModelConfig(
+        name=adapter["base_model_name_or_path"],
+        revision=adapter.get("revision"),
+        task=task_named(adapter.get("task_type")),
+    )
+
+
 def check_free(folder: Path) -> None:
     """Refuses a folder that has something in it already.
 
@@ -144,13 +153,24 @@ def check_free(folder: Path) -> None:
 
 
 def logits(model: Any, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-    """The logits at every place of the prompts: (places, vocabulary), float32."""
+    """The logits of the prompts, float32.
+
+    Of a causal model at every place: (places, vocabulary). An encoder-decoder reads each prompt as
+    the answer to itself, with the same shape; of a model that chooses, (prompts, labels).
+    """
     import torch
 
+    reads_answer = task_of(model) is Task.SEQ2SEQ
     model.eval()
+
+    def ask(ids: Sequence[int]) -> torch.Tensor:
+        read = torch.tensor([ids])
+        found = model(input_ids=read, **({"labels": read} if reads_answer else {}))
+        places: torch.Tensor = found.logits.flatten(0, -2)
+        return places
+
     with torch.inference_mode():
-        rows = [model(input_ids=torch.tensor([ids])).logits[0] for ids in prompts]
-    return torch.cat(rows).float()
+        return torch.cat([ask(ids) for ids in prompts]).float()
 
 
 def compare(expected: torch.Tensor, found: torch.Tensor) -> Parity:
@@ -190,8 +210,9 @@ def _write(request: MergeRequest, base: ModelConfig, folder: Path, emit: Emit) -
         emit({"type": "progress", "done": next(done), "total": STEPS})
 
     tokenizer = load_tokenizer(tokenizer_folder(request.adapter, find_model(base)))
-    prompts = list(_prompts(tokenizer, request.prompts))
-    model = _load_base(base)
+    prompts = list(_prompts(tokenizer, find_task(base), request.prompts))
+    labels = read_labels(request.adapter)
+    model = _load_base(base, labels)
     own = model.dtype
     fit_vocabulary(model, tokenizer)
     model = _with_adapter(model, request.adapter, base.name)
@@ -204,14 +225,15 @@ def _write(request: MergeRequest, base: ModelConfig, folder: Path, emit: Emit) -
     tokenizer.save_pretrained(folder)
     tell()
     del model  # there may be no room for two
-    merged = _load(folder)
+    merged = load_as_stored(base.model_copy(update={"name": str(folder), "revision": None}))
     found = logits(merged, prompts)
     tell()
     text = merged.config.get_text_config()
+    decoder = getattr(text, "num_decoder_layers", None) or getattr(text, "decoder_layers", 0)
     limit = tolerance(
         expected,
         eps=max(torch.finfo(own).eps, torch.finfo(dtype).eps),
-        layers=text.num_hidden_layers,
+        layers=text.num_hidden_layers + decoder,
         width=text.hidden_size,
     )
     parity = compare(expected, found)
@@ -246,8 +268,9 @@ def _find_base(request: MergeRequest, adapter: dict[str, Any]) -> ModelConfig:
         raise AdapterError(
             f"the adapter in {request.adapter} names no base", hint="Give it by --base-model."
         )
-    revision = None if request.base else adapter.get("revision")
-    config = ModelConfig(name=request.base or named, revision=revision)
+    config = base_of({**adapter, "base_model_name_or_path": named or request.base})
+    if request.base:
+        config = config.model_copy(update={"name": request.base, "revision": None})
     try:
         find_model(config)
     except ModelNotFoundError as error:
@@ -256,24 +279,15 @@ def _find_base(request: MergeRequest, adapter: dict[str, Any]) -> ModelConfig:
     return config
 
 
-def _load_base(config: ModelConfig) -> Any:
+def _load_base(config: ModelConfig, labels: Sequence[str]) -> Any:
     """The base in the precision of its files; one that is stored in few bits is unpacked."""
-    model = _load(config.name, revision=config.revision or "main")
+    model = load_as_stored(config, labels)
     if getattr(model, "hf_quantizer", None):
         model = model.dequantize()
         # Saving undoes what loading did to the weights, and cannot for bitsandbytes, even where
         # that is undone already (huggingface/transformers#45743).
         model._weight_conversions = None
     return model
-
-
-def _load(name: str | Path, **options: Any) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    try:
-        return AutoModelForCausalLM.from_pretrained(name, dtype="auto", **options)
-    except Exception as error:  # transformers raises whatever the files make it stumble over
-        raise ModelLoadError(f"the model {name} does not load: {error}") from error
 
 
 def _with_adapter(model: Any, folder: Path, base: str) -> Any:
@@ -297,7 +311,8 @@ def _joined(model: Any) -> Any:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     base = model.get_base_model()
-    tied = base.config.get_text_config().tie_word_embeddings
+    writes = base.get_output_embeddings() is not None
+    tied = writes and base.config.get_text_config().tie_word_embeddings
     ends = base.get_input_embeddings(), base.get_output_embeddings()
     if tied and any(isinstance(end, BaseTunerLayer) for end in ends):
         # One weight is in both places, and merging into one would change the other.
@@ -312,23 +327,27 @@ def _joined(model: Any) -> Any:
     return merged
 
 
-def _prompts(tokenizer: Any, file: Path | None) -> Iterator[list[int]]:
+def _prompts(tokenizer: Any, task: Task, file: Path | None) -> Iterator[list[int]]:
     """What both models are given: texts as they will be asked, tokens, and a file's rows."""
-    renderer = make_renderer(Template.AUTO, tokenizer)
+    causal = task is Task.CAUSAL
+    renderer = make_renderer(Template.AUTO, tokenizer) if causal else None
 
-    def encode(text: str) -> list[int]:
-        ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+    def encode(messages: Sequence[Message], **options: Any) -> list[int]:
+        text = "\n".join(message["content"] for message in messages)
+        if renderer:
+            text = renderer.render(messages, **options)
+        ids: list[int] = tokenizer(text, add_special_tokens=not causal).input_ids
         return ids[:PROMPT_TOKENS]
 
     for text in TEXTS:
-        yield encode(renderer.render([user(text)], generation_prompt=True))
+        yield encode([user(text)], generation_prompt=True)
     yield [len(tokenizer) * place // VOCABULARY_TOKENS for place in range(VOCABULARY_TOKENS)]
     for row in read_rows(file, limit=FILE_PROMPTS) if file else ():
         try:
             conversation = find_format(row.values).read(row.values)
         except RowFault as fault:
             raise DatasetFormatError(f"{file}, row {row.number}: {fault}") from None
-        yield encode(renderer.render(conversation.messages))
+        yield encode(conversation.messages)
 
 
 def _digest(folder: Path, patterns: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ WEIGHTS = "adapter_model.safetensors"
 Tensors = dict[str, torch.Tensor]
 
 
-class PissaModel(peft.PeftModelForCausalLM):  # type: ignore[misc]  # peft is untyped
+class PissaModel(peft.PeftModel):  # type: ignore[misc]  # peft is untyped
     """A model with such an adapter, saved so that it fits the base as it was.
 
     PiSSA (arXiv 2404.02948) takes the first singular vectors, A₀ and B₀, out of the base, so its

@@ -11,16 +11,17 @@ from typing import Any
 import peft  # noqa: F401 - imported now, so that it is not taken for memory of the training
 import psutil  # type: ignore[import-untyped]
 import torch
-from accelerate.utils import (  # type: ignore[import-untyped]
+from accelerate.utils import (
     find_executable_batch_size,
 )
 
 from finetune_core.config import PipelineConfig
+from finetune_core.config.sections import rows_a_step
 from finetune_core.exceptions import TrainingError
 from finetune_core.models.loading import bf16_on_gpu
 from finetune_core.models.sizing import MOST_ROWS, largest_batch, micro_batch
 from finetune_core.trainers.kernels import use_kernels
-from finetune_core.trainers.methods import METHODS, batch_size, micro_batch_size
+from finetune_core.trainers.methods import METHODS, micro_batch_size
 from finetune_core.types import Record
 
 TRIES = 3  # of a timed step
@@ -67,7 +68,7 @@ def probe(config: PipelineConfig, longest: int, mean: int, free: int) -> Measure
             return int(torch.cuda.max_memory_allocated())
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - int(before)
 
-    batch = batch_size(config.training)
+    batch = rows_a_step(config.training)
     if gpu:
         largest = _largest_on_gpu(peak)
         micro = micro_batch(batch, largest)

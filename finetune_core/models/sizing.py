@@ -15,9 +15,10 @@ from finetune_core.child import Emit
 from finetune_core.config import PipelineConfig
 from finetune_core.config.defaults import default
 from finetune_core.config.sections import ModelConfig
-from finetune_core.exceptions import ModelLoadError
+from finetune_core.exceptions import InputError, ModelLoadError
 from finetune_core.models.source import find_model
-from finetune_core.types import Record
+from finetune_core.models.tasks import find_task
+from finetune_core.types import Record, Task
 
 GB = 1e9
 PLACEHOLDER = "train.jsonl"  # in a config where no dataset was given
@@ -170,8 +171,14 @@ def recommend(request: RecommendRequest, emit: Emit) -> Recommendation:
 
     Raises:
         ModelNotFoundError: There is no such model.
+        InputError: Its task is another than to write on.
         ModelLoadError: It is no causal language model.
     """
+    if (task := find_task(request.model)) is not Task.CAUSAL:
+        raise InputError(
+            f"{request.model.name} is a model for {task.value}, and what these cost is not known",
+            hint="recommend is for causal models; `finetune-cli train` trains this one as it is.",
+        )
     shape = read_shape(find_model(request.model))
     machine = _find_machine(request)
     plan = choose(shape.parameters, machine.memory_gb)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from finetune_core.models.tasks import task_of
 from finetune_core.trainers.kernels.adapter import use_fast_adapters
 from finetune_core.trainers.kernels.attention import use_plain_attention
 from finetune_core.trainers.kernels.loss import LossHead, loss_head
+from finetune_core.types import Task
 
 
 class Kernels(NamedTuple):
@@ -28,12 +30,14 @@ class Kernels(NamedTuple):
 
 
 def use_kernels(model: Any, longest: int) -> Kernels:
-    """Puts all kernels on a causal model that they fit.
+    """Puts all kernels on a model that they fit; those of head and attention are for causal ones.
 
     Args:
         model: The model, with its adapter.
         longest: The tokens of the longest row.
     """
+    if task_of(model) is not Task.CAUSAL:
+        return Kernels(head=None, plain_attention=False, adapters=use_fast_adapters(model))
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     return Kernels(
         head=loss_head(causal),

@@ -11,14 +11,14 @@ import pytest
 
 from finetune_core.config import TokenizationConfig
 from finetune_core.config.sanitizing import SanitizeConfig
-from finetune_core.data.encode import TOKENS_SCHEMA, Encoder, encode, load_tokenizer
+from finetune_core.data.encode import TOKENS_SCHEMA, Encoder, Recipe, encode, load_tokenizer
 from finetune_core.data.formats import Conversation, assistant, plain_text, system, user
 from finetune_core.data.masks import IGNORED, mask
 from finetune_core.data.rows import ROWS_SCHEMA, to_columns
 from finetune_core.data.templates import make_renderer
 from finetune_core.exceptions import ModelLoadError, TemplateError
 from finetune_core.models.source import digest_tokenizer
-from finetune_core.types import Template
+from finetune_core.types import Task, Template
 from tests.finetune_core.data.conftest import KINDS, chat, runs, tiny, tokens_of, trained
 from tests.finetune_core.data.turns import turn
 
@@ -234,13 +234,9 @@ def ask(*contents):
 
 
 def encoded(folder, *conversations, sanitize=None, **config):
-    return encode(
-        folder,
-        digest_tokenizer(folder),
-        TokenizationConfig(**config),
-        sanitize or SanitizeConfig(),
-        batch(*conversations),
-    )
+    config = TokenizationConfig(**config)
+    recipe = Recipe(folder, digest_tokenizer(folder), config, Task.CAUSAL, ())
+    return encode(recipe, sanitize or SanitizeConfig(), batch(*conversations))
 
 
 def test_a_batch_is_as_long_as_its_rows_and_says_whose_they_are(tiny_base, tokenizer):

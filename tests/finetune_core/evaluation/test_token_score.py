@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from finetune_core.evaluation.token_score import TokenScore, score, token_sums
+from finetune_core.types import Task
 
 # 2 rows of 4 tokens over a vocabulary of 3; what stands at a place predicts the next place.
 LOGITS = [
@@ -30,6 +31,20 @@ def test_the_sums_of_each_row_are_over_its_trained_tokens():
     sums = token_sums(torch.tensor(LOGITS), torch.tensor(LABELS)).tolist()
     # In both rows the first trained token is the most likely one, and the second is not.
     assert sums == [pytest.approx([FIRST, 1, 2]), pytest.approx([SECOND, 1, 2])]
+
+
+def test_an_answer_by_itself_is_foretold_at_its_own_places():
+    labels = torch.tensor([[2, 0, -100, -100], [1, -100, -100, -100]])
+    sums = token_sums(torch.tensor(LOGITS), labels, Task.SEQ2SEQ).tolist()
+    first = surprise(LOGITS[0][0], 2) + surprise(LOGITS[0][1], 0)
+    assert sums == [pytest.approx([first, 2, 2]), pytest.approx([surprise(LOGITS[1][0], 1), 1, 1])]
+
+
+def test_a_chosen_label_counts_as_one():
+    logits, labels = torch.tensor([LOGITS[0][0], LOGITS[1][0]]), torch.tensor([[1], [1]])
+    sums = token_sums(logits, labels, Task.CLASSIFICATION).tolist()
+    expected = [[surprise(LOGITS[0][0], 1), 0, 1], [surprise(LOGITS[1][0], 1), 1, 1]]
+    assert sums == [pytest.approx(row) for row in expected]
 
 
 def test_the_score_counts_every_token_the_same():
