@@ -8,6 +8,9 @@ process of its own, in turns, several rounds; the first steps of each, in which 
 compiled and memory is mapped, are not counted. All are compared by tokens of data a second
 (padding does not count), and by the loss that each model then has on the same held-out rows,
 computed alike in float32.
+
+On a machine with a GPU the base is a Llama of 1.0 billion parameters, the memory is the GPU's, and
+a column says which share of the GPU's speed the model's own arithmetic takes.
 """
 
 from __future__ import annotations
@@ -33,6 +36,21 @@ DATA = Path(__file__).parents[2] / "shared" / "data" / "gsm8k_train.jsonl"
 WARM_UP = 3  # steps that are not counted
 HELD_OUT = 160  # rows
 RANK, ALPHA, RATE, ROWS, SEED = 16, 32, 2e-4, 16, 42
+CPU_SHAPE = {
+    "hidden_size": 384,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 6,
+}
+GPU_SHAPE = {  # Llama 3.2 1B, but for the vocabulary
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+}
+# Dense bf16 operations a second, of the makers' data sheets; the first name that fits.
+PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
 DEFAULT, OURS = "TRL, its defaults", "ours"
 BEST = "TRL, at its best"
 
@@ -72,32 +90,41 @@ def compete(steps: int, rounds: int) -> dict[str, Any]:
     return {
         name: {
             "settings": names[name],
-            **{
-                f"ratio_{short}": [
-                    mine / theirs for mine, theirs in zip(speeds[name], speeds[peer], strict=True)
-                ]
-                for short, peer in (("trl_default", DEFAULT), ("trl_best", BEST))
-            },
+            **_ratios("trl_default", speeds[name], speeds[DEFAULT]),
+            **_ratios("trl_best", speeds[name], speeds[BEST]),
             "tokens_per_s": statistics.median(speeds[name]),
             "final_loss": ran[-1].result["final_loss"],
             "grad_norm": ran[-1].result["grad_norm"],
-            "peak_mb": statistics.median(one.peak_bytes for one in ran) / 1e6,
+            "peak_mb": statistics.median(
+                one.result["gpu_peak_bytes"] or one.peak_bytes for one in ran
+            )
+            / 1e6,
+            "device": ran[-1].result["device"],
+            "utilisation": ran[-1].result["utilisation"],
         }
         for name, ran in found.items()
     }
 
 
+def _ratios(short: str, mine: list[float], theirs: list[float]) -> dict[str, Any]:
+    """Speeds pair by pair, and their median."""
+    pairs = [one / other for one, other in zip(mine, theirs, strict=True)]
+    return {f"ratio_{short}": statistics.median(pairs), f"ratio_{short}_rounds": pairs}
+
+
 def show(results: dict[str, Any], arguments: argparse.Namespace) -> None:
     """Prints the table."""
-    title = f"{arguments.steps} steps, {arguments.rounds} rounds, {os.cpu_count()} cores"
+    device = results[OURS]["device"]
+    title = f"{arguments.steps} steps, {arguments.rounds} rounds, {os.cpu_count()} cores, {device}"
     table = Table(title=title)
     columns = ("", "tokens/s", "to TRL's defaults", "to its best", "loss", "grad norm", "peak MB")
+    columns += ("of the peak",) if results[OURS]["utilisation"] else ()
     for column in columns:
         table.add_column(column, justify="right" if column else "left")
     for found in results.values():
         ratios = [
             f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})"
-            for each in (found["ratio_trl_default"], found["ratio_trl_best"])
+            for each in (found["ratio_trl_default_rounds"], found["ratio_trl_best_rounds"])
         ]
         table.add_row(
             found["settings"],
@@ -106,6 +133,7 @@ def show(results: dict[str, Any], arguments: argparse.Namespace) -> None:
             f"{found['final_loss']:.4f}",
             f"{found['grad_norm']:.3f}",
             f"{found['peak_mb']:,.0f}",
+            *([f"{found['utilisation']:.1%}"] if found["utilisation"] else []),
         )
     Console(width=140).print(table)
 
@@ -148,15 +176,12 @@ def make_base(folder: Path, data: Path) -> None:
     LlamaForCausalLM(
         LlamaConfig(
             vocab_size=16384,
-            hidden_size=384,
-            intermediate_size=1024,
-            num_hidden_layers=6,
-            num_attention_heads=6,
             max_position_embeddings=2048,
             tie_word_embeddings=True,
             pad_token_id=0,
             bos_token_id=None,
             eos_token_id=1,
+            **(GPU_SHAPE if torch.cuda.is_available() else CPU_SHAPE),
         )
     ).save_pretrained(folder)
     for name, part in (("train", rows[HELD_OUT:]), ("held_out", rows[:HELD_OUT])):
@@ -251,6 +276,7 @@ def ours(steps: int) -> dict[str, Any]:
 
 def timed(trainer: Any, model: Any) -> dict[str, Any]:
     """Trains, and measures the steps behind the warm-up."""
+    import torch
     from transformers import TrainerCallback
 
     seconds: list[float] = []
@@ -260,6 +286,8 @@ def timed(trainer: Any, model: Any) -> dict[str, Any]:
         """Takes the time of steps; the loader's work for the next step falls into it too."""
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             seconds.append(time.perf_counter())
             tokens.append(counted[0])
 
@@ -283,13 +311,34 @@ def timed(trainer: Any, model: Any) -> dict[str, Any]:
     trainer.add_callback(Clock())
     trainer.train()
     steps = [entry for entry in trainer.state.log_history if "grad_norm" in entry]
+    speed = (tokens[-1] - tokens[WARM_UP]) / (seconds[-1] - seconds[WARM_UP])
+    gpu = torch.cuda.is_available()
     return {
         "seconds": seconds[-1] - seconds[WARM_UP],
-        "tokens_per_s": (tokens[-1] - tokens[WARM_UP]) / (seconds[-1] - seconds[WARM_UP]),
+        "tokens_per_s": speed,
+        "device": torch.cuda.get_device_name() if gpu else "cpu",
+        "gpu_peak_bytes": torch.cuda.max_memory_allocated() if gpu else None,
+        "utilisation": utilisation(model, speed) if gpu else None,
         "final_loss": held_out_loss(model),
         "grad_norm": steps[-1]["grad_norm"],
         "losses": [entry["loss"] for entry in steps],
     }
+
+
+def utilisation(model: Any, tokens_per_s: float) -> float | None:
+    """The share of the GPU's peak that the model's own products take (as MFU, arXiv 2204.02311).
+
+    A frozen weight takes 4 operations a token, forward and for the gradient of its input; a trained
+    one 6. What attention takes besides is left out: rows are short.
+    """
+    import torch
+
+    device = torch.cuda.get_device_name()
+    peak = next((speed for name, speed in PEAKS.items() if name in device), None)
+    weights = list(model.parameters())
+    frozen = sum(weight.numel() for weight in weights if not weight.requires_grad)
+    trained = sum(weight.numel() for weight in weights if weight.requires_grad)
+    return tokens_per_s * (4 * frozen + 6 * trained) / peak if peak else None
 
 
 def held_out_loss(model: Any) -> float:
@@ -306,7 +355,8 @@ def held_out_loss(model: Any) -> float:
         prompt = tokenizer(row["prompt"])["input_ids"]
         answer = [*tokenizer(row["completion"])["input_ids"], tokenizer.eos_token_id]
         with torch.inference_mode():
-            logits = model(input_ids=torch.tensor([prompt + answer])).logits[0].float()
+            ids = torch.tensor([prompt + answer], device=model.device)
+            logits = model(input_ids=ids).logits[0].float()
         right = logits[len(prompt) - 1 : -1].log_softmax(-1)
         loss -= float(right[torch.arange(len(answer)), answer].sum())
         count += len(answer)

@@ -23,6 +23,15 @@ from finetune_core.evaluation.evaluator import (  # noqa: E402
     EvaluationResult,
     Evaluator,
 )
+from finetune_core.models.loading import load_model_and_tokenizer  # noqa: E402
+from finetune_core.trainers.api import (  # noqa: E402
+    FullFineTuner,
+    InstructionTrainer,
+    LoRATrainer,
+    QLoRATrainer,
+    TrainerFactory,
+    TrainingResult,
+)
 from finetune_core.version import __version__  # noqa: E402
 
 __all__ = [
@@ -36,10 +45,17 @@ __all__ = [
     "DatasetSanitizer",
     "EvaluationResult",
     "Evaluator",
+    "FullFineTuner",
+    "InstructionTrainer",
+    "LoRATrainer",
     "PipelineConfig",
+    "QLoRATrainer",
+    "TrainerFactory",
+    "TrainingResult",
     "ValidationResult",
     "__version__",
     "format_instruction_dataset",
+    "load_model_and_tokenizer",
     "prepare_dataset",
     "quick_load",
 ]

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -46,6 +46,7 @@ def run(
     folder: Path,
     on_event: Emit | None = None,
     environment: Mapping[str, str] | None = None,
+    launcher: Sequence[str] = (sys.executable,),
 ) -> R:
     """Runs a function in a child process.
 
@@ -56,6 +57,8 @@ def run(
         folder: Gets `<name>-request.json`, `<name>-events.jsonl` and `<name>.log`.
         on_event: Is told of each event that the function emits.
         environment: Variables that only the child has.
+        launcher: What starts a Python module, as `-m` behind it; perhaps in several processes,
+            each with its `RANK`, of which the first speaks.
 
     Raises:
         FineTuneError: What the function raised.
@@ -68,7 +71,7 @@ def run(
     request_file.write_text(request.model_dump_json())
     offset = events.size()
     files = [str(request_file), str(events.path)]
-    command = [sys.executable, "-m", "finetune_core.child", target, *files]
+    command = [*launcher, "-m", "finetune_core.child", target, *files]
     with log_file.open("ab") as output:
         process = subprocess.Popen(
             command,
@@ -90,7 +93,7 @@ def run(
                 if on_event:
                     on_event(event)
     finally:
-        _end(process)
+        end(process)
     raise ChildDiedError(
         f"the process of {name} {_how_it_ended(process.returncode)}", hint=f"Its log: {log_file}"
     )
@@ -138,7 +141,9 @@ def main() -> None:
     target, request_path, events_path = sys.argv[1:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    first = os.environ.get("RANK", "0") == "0"
+    level = logging.INFO if first else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.captureWarnings(True)
     warnings.simplefilter("default", ResourceWarning)  # Python by itself passes over them
     events = EventFile(Path(events_path))
@@ -147,14 +152,19 @@ def main() -> None:
         function = getattr(importlib.import_module(module), name)
         request_type: type[Record] = get_type_hints(function)["request"]
         request = request_type.model_validate_json(Path(request_path).read_text())
-        record = function(request, events.append)
-        events.append({"type": RESULT, "record": record.model_dump(mode="json")})
+        record = function(request, events.append if first else _say_nothing)
+        if first:
+            events.append({"type": RESULT, "record": record.model_dump(mode="json")})
     except Exception as error:
         logging.exception("%s failed", target)
         if not isinstance(error, FineTuneError):
             error = FineTuneError(f"{name} failed: {type(error).__name__}: {error}")
         events.append({"type": ERROR, **error.to_dict()})
         sys.exit(error.exit_code)
+
+
+def _say_nothing(event: Event) -> None:
+    """What the other processes of several say of their work: it is the first one's too."""
 
 
 def _die_with_parent() -> None:
@@ -174,7 +184,7 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
     return True
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
     """Ends a child: it is asked first, and made to after a while. One that has ended is reaped."""
     for ask in (process.terminate, process.kill):
         if process.poll() is None:

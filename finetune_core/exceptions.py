@@ -18,9 +18,13 @@
     │   ├── JobNotFoundError
     │   └── OutputError
     ├── JobInterruptedError           exit code 130
+    │   └── JobPausedError
+    ├── JobInUseError
     ├── ModelLoadError
     ├── ParityError
     ├── TrainingError
+    │   ├── OutOfMemoryError
+    │   └── DivergedError
     ├── EvaluationError
     ├── ChildDiedError
     ├── DamagedFolderError
@@ -171,6 +175,14 @@ class JobInterruptedError(FineTuneError):
     exit_code = 130
 
 
+class JobPausedError(JobInterruptedError):
+    """The job was asked to pause, and can go on from where it is."""
+
+
+class JobInUseError(FineTuneError):
+    """Another process works on the job."""
+
+
 class ModelLoadError(FineTuneError):
     """A model is there but does not load."""
 
@@ -181,6 +193,14 @@ class ParityError(FineTuneError):
 
 class TrainingError(FineTuneError):
     """The training loop failed."""
+
+
+class OutOfMemoryError(TrainingError):
+    """A step needs more memory than the device has."""
+
+
+class DivergedError(TrainingError):
+    """The loss, the gradients or the weights are not finite numbers any more."""
 
 
 class EvaluationError(FineTuneError):

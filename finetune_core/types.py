@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-JOB_ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts as it counts
+ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts as it counts
 
 
 class TrainingMethod(str, Enum):
@@ -21,6 +23,18 @@ class TrainingMethod(str, Enum):
     QLORA = "qlora"
     INSTRUCTION_TUNING = "instruction_tuning"
     FULL_FINETUNING = "full_finetuning"
+
+
+class Task(str, Enum):
+    """What a model does; `finetune_core.models.tasks` has a record for each.
+
+    causal: writes on from what it reads. seq2seq: reads a text, then writes the answer.
+    classification: reads a text and chooses one of its labels.
+    """
+
+    CAUSAL = "causal"
+    SEQ2SEQ = "seq2seq"
+    CLASSIFICATION = "classification"
 
 
 class DatasetSource(str, Enum):
@@ -59,6 +73,17 @@ class Scheduler(str, Enum):
     LINEAR = "linear"
     COSINE = "cosine"
     CONSTANT = "constant"
+
+
+class Strategy(str, Enum):
+    """How several processes share a training.
+
+    ddp: each holds the whole model and learns from its share of the rows. fsdp: each holds a share
+    of the model too.
+    """
+
+    DDP = "ddp"
+    FSDP = "fsdp"
 
 
 class EvaluationMetric(str, Enum):
@@ -120,6 +145,21 @@ class Job(Record):
     def logs(self) -> Path:
         """Where the job's child processes write their events and their output."""
         return self.folder / "logs"
+
+    @property
+    def control(self) -> Path:
+        """Where files ask the job to pause, or to save a checkpoint."""
+        return self.folder / "control"
+
+    @property
+    def events(self) -> Path:
+        """What has happened to the job, as JSON lines in order."""
+        return self.folder / "events.jsonl"
+
+    @property
+    def outcome(self) -> Path:
+        """How the job ended; not there while it has not."""
+        return self.folder / "outcome.json"
 
 
 class StageRecord(Record):
@@ -189,11 +229,16 @@ class TokenizedSplit(Record):
 
 
 class TokenizedData(Ledgered):
-    """Token ids and labels, as memory-mapped Arrow files; the ledger holds sanitizing's too."""
+    """Token ids and labels, as memory-mapped Arrow files; the ledger holds sanitizing's too.
+
+    `labels` are the names that a classification's label ids stand for, in their order.
+    """
 
     digest: str
     tokenizer_digest: str
     template: str
+    task: Task = Task.CAUSAL
+    labels: list[str] = Field(default_factory=list)
     train_split: TokenizedSplit
     validation_split: TokenizedSplit
     evaluation_split: TokenizedSplit | None
@@ -278,10 +323,30 @@ class RegisteredVersion(StageRecord):
     run_id: str
 
 
-def new_job_id() -> str:
-    """A job id: `ftjob-` and 24 characters of base 32 that sort by time.
+def new_id(kind: str) -> str:
+    """An id: what it is of, a dash, and 24 characters of base 32 that sort by time.
 
     48 bits are the milliseconds since 1970, 72 bits are random.
     """
-    number = (time.time_ns() // 1_000_000 << 72) | secrets.randbits(72)
-    return "ftjob-" + "".join(JOB_ID_ALPHABET[number >> shift & 31] for shift in range(115, -1, -5))
+    return _id(kind, time.time_ns() // 1_000_000, secrets.randbits(72))
+
+
+def _id(kind: str, milliseconds: int, rest: int) -> str:
+    number = milliseconds << 72 | rest
+    digits = (ID_ALPHABET[number >> shift & 31] for shift in range(115, -1, -5))
+    return f"{kind}-{''.join(digits)}"
+
+
+def new_job_id() -> str:
+    """A job's id, `ftjob-…`."""
+    return new_id("ftjob")
+
+
+def job_id_of(run: UUID, created: datetime) -> str:
+    """The id of a flow run's job, always the same.
+
+    Args:
+        run: The flow run's id.
+        created: When the flow run was made.
+    """
+    return _id("ftjob", int(created.timestamp() * 1000), run.int & 2**72 - 1)

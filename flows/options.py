@@ -9,6 +9,12 @@ import typer
 Model = Annotated[
     str | None, typer.Option("--model", "-m", help="A model's folder, or its id on the hub.")
 ]
+ModelTask = Annotated[
+    str | None,
+    typer.Option(
+        "--task", help="causal, seq2seq or classification; else what the model was made for."
+    ),
+]
 Validation = Annotated[str | None, typer.Option("--validation", help="A file of held-out rows.")]
 Evaluation = Annotated[
     str | None, typer.Option("--evaluation", help="A file of rows to compare base and tuned on.")

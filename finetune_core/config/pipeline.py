@@ -22,6 +22,7 @@ from finetune_core.config.sections import (
     RegistryConfig,
     TokenizationConfig,
     TrainingConfig,
+    rows_a_step,
 )
 from finetune_core.exceptions import (
     ConfigError,
@@ -30,7 +31,7 @@ from finetune_core.exceptions import (
     InvalidConfigError,
     MissingConfigError,
 )
-from finetune_core.types import DatasetFormat, DatasetSource, Template, TrainingMethod
+from finetune_core.types import DatasetFormat, DatasetSource, Strategy, Template, TrainingMethod
 
 INCOMPATIBLE = "incompatible"
 
@@ -213,11 +214,29 @@ def _exclusions(sections: Mapping[str, Section]) -> list[Fault]:
                 if getattr(dataset, name)
             ]
     if isinstance(training, TrainingConfig):
-        batch, micro = training.batch_size, training.micro_batch_size
-        if batch != "auto" and micro != "auto" and (micro > batch or batch % micro):
-            problem = f"{micro} does not divide batch_size {batch}"
-            faults.append(Fault("training.micro_batch_size", problem))
+        faults += _batch_exclusions(training)
         faults += _method_exclusions(training, sections)
+    return faults
+
+
+def _batch_exclusions(training: TrainingConfig) -> list[Fault]:
+    """What does not come out even of rows, processes and machines."""
+    faults = []
+    batch, micro = rows_a_step(training), training.micro_batch_size
+    processes, machines = training.num_processes, training.num_machines
+    if processes % machines:
+        problem = f"{processes} processes are not an equal share on each of {machines} machines"
+        faults.append(Fault("training.num_processes", problem))
+    if batch % processes:
+        problem = f"{processes} does not divide batch_size {batch}"
+        faults.append(Fault("training.num_processes", problem))
+    elif micro != "auto" and batch // processes % micro:
+        share = f"the {batch // processes} rows that each process has of" if processes > 1 else ""
+        problem = f"{micro} does not divide {share} batch_size {batch}".replace("  ", " ")
+        faults.append(Fault("training.micro_batch_size", problem))
+    if training.strategy is Strategy.FSDP and training.method is TrainingMethod.QLORA:
+        problem = "fsdp does not share weights of 4 or 8 bits; ddp trains qlora"
+        faults.append(Fault("training.strategy", problem))
     return faults
 
 

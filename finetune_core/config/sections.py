@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from finetune_core.config.defaults import setting, setting_or_auto, within
+from finetune_core.config.defaults import default, setting, setting_or_auto, within
 from finetune_core.config.sanitizing import SanitizeConfig
 from finetune_core.config.section import Section
 from finetune_core.types import (
@@ -17,6 +17,8 @@ from finetune_core.types import (
     EvaluationMetric,
     Precision,
     Scheduler,
+    Strategy,
+    Task,
     Template,
     TooLong,
     TrainingMethod,
@@ -63,6 +65,10 @@ class ModelConfig(Section):
 
     revision: str | None = None
     """The hub revision: a branch, a tag or a commit."""
+
+    task: Task | Literal["auto"] = setting("model.task")
+    """What it learns: causal: to write on; seq2seq: to read a text and write another;
+    classification: to choose one of the labels; auto is what its config says it was made for."""
 
     torch_dtype: Literal["auto", "float32", "float16", "bfloat16"] = setting("model.torch_dtype")
     """The type of the loaded weights, and of what a quantised base computes; auto is bfloat16 where
@@ -171,12 +177,22 @@ class TrainingConfig(Section):
     batch_size: Annotated[int, within("training.batch_size")] | Literal["auto"] = setting_or_auto(
         "training.batch_size"
     )
-    """Rows an optimizer step."""
+    """Rows an optimizer step, those of all processes together."""
 
     micro_batch_size: Annotated[int, within("training.micro_batch_size")] | Literal["auto"] = (
         setting_or_auto("training.micro_batch_size")
     )
-    """Rows on the device at once; gradients are accumulated up to the batch size."""
+    """Rows on a device at once; gradients are accumulated up to the batch size. auto is as many as
+    the memory holds."""
+
+    num_processes: int = setting("training.num_processes")
+    """Processes that train together, on all machines: one a GPU."""
+
+    num_machines: int = setting("training.num_machines")
+    """Machines that these processes are on, an equal share on each."""
+
+    strategy: Strategy = setting("training.strategy")
+    """What several processes share: ddp: the rows; fsdp: the rows and the model."""
 
     warmup_steps: int = setting("training.warmup_steps")
     """Steps in which the learning rate rises to its peak."""
@@ -215,6 +231,13 @@ class TrainingConfig(Section):
     """Decides the adapter's first weights, the order of rows and the dropout."""
 
 
+def rows_a_step(config: TrainingConfig) -> int:
+    """The batch size, `auto` resolved."""
+    if config.batch_size == "auto":
+        return int(default("training.auto_batch_size"))
+    return config.batch_size
+
+
 class LoraConfig(Section):
     """The low-rank adapter."""
 
@@ -250,9 +273,9 @@ class LoraConfig(Section):
 class EvaluationConfig(Section):
     """How base and tuned model are compared."""
 
-    metrics: list[EvaluationMetric | MetricFile] = setting("evaluation.metrics")
+    metrics: list[EvaluationMetric | MetricFile] | None = setting("evaluation.metrics")
     """What is measured on the generated answers, beside loss, perplexity and token accuracy: names,
-    or files of modules of `evaluate`, whose code is then run."""
+    or files of modules of `evaluate`, whose code is then run; without any, what fits the task."""
 
     num_samples: int = setting("evaluation.num_samples")
     """Held-out rows for which answers are generated; the loss is over all of them."""

@@ -46,8 +46,17 @@ class Settings(BaseSettings):
     progress: bool = False
     """Whether a person watches standard error: the command line turns it on."""
 
+    machine_rank: int | None = None
+    """Which of a training's several machines this is, from 0 on."""
+
+    main_address: str | None = None
+    """Where the first of these machines is heard by the others, as `host:port`."""
+
     tracking_uri: str | None = Field(None, validation_alias="MLFLOW_TRACKING_URI")
     """MLflow's server; without it, an SQLite file and a folder under `home`."""
+
+    mlflow_workspaces: bool = False
+    """Whether an organisation has a workspace and a user of its own on that server."""
 
     def organization_folder(self, organization: str) -> Path:
         """The folder of one organisation: its cache and its jobs, and nobody else's."""

@@ -7,6 +7,7 @@ import logging
 import math
 import shutil
 import uuid
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,17 +30,19 @@ STAGING = ".saving"
 ASIDE = ".damaged"
 
 # What only a resumed training needs; README.md is peft's empty form, the hub writes a real card.
-TRAINING_ONLY = {
+TRAINING_ONLY = (
     MANIFEST,
     RECORD,
     "README.md",
     "optimizer.pt",
-    "rng_state.pth",
+    "optimizer.bin",
+    "pytorch_model_fsdp.bin",
+    "rng_state*.pth",
     "scaler.pt",
     "scheduler.pt",
     "trainer_state.json",
     "training_args.bin",
-}
+)
 
 log = logging.getLogger(__name__)
 
@@ -140,23 +143,28 @@ def finished_training(folder: Path) -> TrainedCheckpoints | None:
     return read_record(folder, TrainedCheckpoints).model_copy(update={"cached": True})
 
 
-def choose(trained: TrainedCheckpoints, folder: Path) -> ChosenCheckpoint:
+def choose(
+    trained: TrainedCheckpoints, folder: Path, *, validated: bool = True
+) -> ChosenCheckpoint:
     """Takes the best checkpoint by validation loss, and of it what inference needs.
 
     Args:
         trained: The finished training.
         folder: Gets the adapter, or the whole model, with its tokenizer.
+        validated: Whether rows were held out; without them, the last checkpoint is taken.
 
     Raises:
         TrainingError: There is no checkpoint whose bytes are as they were written.
     """
-    best = Checkpoints(trained.folder).best_as_written()
+    checkpoints = Checkpoints(trained.folder)
+    best = checkpoints.best_as_written() if validated else checkpoints.newest()
     if best is None:
-        raise TrainingError(f"{trained.folder} holds no whole checkpoint with a validation loss")
+        what = "whole checkpoint with a validation loss" if validated else "whole checkpoint"
+        raise TrainingError(f"{trained.folder} holds no {what}")
 
     def build(temporary: Path) -> ChosenCheckpoint:
         for file in best.folder.iterdir():
-            if file.name not in TRAINING_ONLY:
+            if not any(fnmatch(file.name, pattern) for pattern in TRAINING_ONLY):
                 shutil.copy2(file, temporary)
         config = temporary / "config.json"  # of a whole model, for which training has no cache
         if config.is_file():
@@ -166,7 +174,7 @@ def choose(trained: TrainedCheckpoints, folder: Path) -> ChosenCheckpoint:
             digest=digest_folder(temporary),
             step=best.step,
             valid_loss=best.valid_loss,
-            reason="lowest validation loss",
+            reason="lowest validation loss" if validated else "the last, as no row was held out",
         )
 
     return once(folder, ChosenCheckpoint, build)

@@ -7,23 +7,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import torch
 import transformers
+from accelerate import PartialState
+from accelerate.utils.memory import should_reduce_batch_size
 from datasets import Dataset
 
 from finetune_core.child import Emit
-from finetune_core.config.sections import LoraConfig, TrainingConfig
+from finetune_core.config.sections import LoraConfig, TrainingConfig, rows_a_step
 from finetune_core.data.collate import Collator
 from finetune_core.data.encode import load_tokenizer
-from finetune_core.exceptions import FineTuneError, TrainingError
+from finetune_core.exceptions import FineTuneError, OutOfMemoryError, TrainingError
 from finetune_core.models.source import find_model
+from finetune_core.models.tasks import task_of
 from finetune_core.storage import write_record
+from finetune_core.trainers.batching import WithBlanks
 from finetune_core.trainers.checkpoints import Checkpoints
+from finetune_core.trainers.control import Control
 from finetune_core.trainers.kernels import use_kernels
 from finetune_core.trainers.loop import Loop, arguments
-from finetune_core.trainers.methods import METHODS, batch_size, optimizer_groups
+from finetune_core.trainers.methods import METHODS, optimizer_groups
 from finetune_core.trainers.observers.announcer import Announcer
 from finetune_core.trainers.observers.keeper import Keeper
+from finetune_core.trainers.observers.labeller import Labeller
+from finetune_core.trainers.observers.listener import Listener
 from finetune_core.trainers.request import TrainRequest
 from finetune_core.types import TrainedCheckpoints
 
@@ -33,6 +41,7 @@ def train(request: TrainRequest, emit: Emit) -> TrainedCheckpoints:
 
     Raises:
         InputError: The model or its modules are not as the config says.
+        JobPausedError: It was asked to pause; it goes on when it is called again.
         TrainingError: The loop failed.
     """
     return run(make_loop(request, emit), request.training, request.output)
@@ -44,11 +53,12 @@ def make_loop(request: TrainRequest, emit: Emit) -> Loop:
     Raises:
         InputError: The model or its modules are not as the config says.
     """
+    _processes()  # before weights are loaded: it takes this process's device
     transformers.set_seed(request.training.seed)  # before the adapter's weights are drawn
     method = METHODS[request.training.method]
     tokenizer = load_tokenizer(find_model(request.model))
     return assemble(
-        method.prepare(method.load(request.model), request.lora, tokenizer),
+        method.prepare(method.load(request.model, request.tokens.labels), request.lora, tokenizer),
         tokenizer,
         Dataset.from_file(str(request.tokens.train)),
         Dataset.from_file(str(request.tokens.validation)),
@@ -56,6 +66,7 @@ def make_loop(request: TrainRequest, emit: Emit) -> Loop:
         lora=request.lora,
         output=request.output,
         emit=emit,
+        control=Control(request.control) if request.control else None,
     )
 
 
@@ -63,12 +74,13 @@ def assemble(
     model: Any,
     tokenizer: Any,
     rows: Dataset,
-    validation: Dataset,
+    validation: Dataset | None,
     *,
     training: TrainingConfig,
     lora: LoraConfig,
     output: Path,
     emit: Emit,
+    control: Control | None = None,
 ) -> Loop:
     """Puts together a prepared model, rows and everything that watches over a training.
 
@@ -76,29 +88,41 @@ def assemble(
         model: As a method's `prepare` gives it.
         tokenizer: The model's.
         rows: To learn from, as `TOKENS_SCHEMA`.
-        validation: Held out, likewise.
+        validation: Held out, likewise; where nothing is, the last checkpoint counts.
         training: How the model is trained.
         lora: Says how much faster an adapter's B is learned.
         output: Gets the checkpoints.
         emit: Hears of everything.
+        control: Is asked, between steps, whether to go on.
     """
     checkpoints = Checkpoints(output)
-    checkpoints.clear_staging()
+    processes = _processes()
+    if processes.is_main_process:
+        checkpoints.clear_staging()
+    processes.wait_for_everyone()
     settings = arguments(training, checkpoints.staging)
     model.config.use_cache = False
     if settings.bf16:
-        _cast_frozen(model)
-    longest = max(max(split["length"]) for split in (rows, validation))
+        _cast(model)
+    longest = max(max(split["length"]) for split in (rows, validation) if split is not None)
+    if validation is not None:
+        validation = validation.select(np.argsort(validation["length"], kind="stable"))
     return Loop(
         optimizer_groups=partial(optimizer_groups, training=training, lora=lora),
         kernels=use_kernels(model, longest),
         model=model,
         args=settings,
-        train_dataset=rows,
-        eval_dataset=validation.select(np.argsort(validation["length"], kind="stable")),
-        data_collator=Collator(tokenizer),
+        lengths=rows["length"][:],
+        train_dataset=WithBlanks(rows),
+        eval_dataset=validation,
+        data_collator=Collator(tokenizer, task_of(model)),
         processing_class=tokenizer,
-        callbacks=[Announcer(emit), Keeper(training, checkpoints, emit)],
+        callbacks=[
+            Announcer(emit),
+            Labeller(),
+            Keeper(training, checkpoints, emit),
+            *([Listener(control)] if control else []),
+        ],
     )
 
 
@@ -106,14 +130,22 @@ def run(loop: Loop, training: TrainingConfig, output: Path) -> TrainedCheckpoint
     """Runs a loop from the newest whole checkpoint on, and writes the record of its end.
 
     Raises:
+        JobPausedError: It was asked to pause; it goes on when it is called again.
         TrainingError: The loop failed.
     """
-    start = Checkpoints(output).newest()
+    with _processes().main_process_first():  # who sets a damaged checkpoint aside, alone
+        start = Checkpoints(output).newest()
     try:
         loop.train(resume_from_checkpoint=str(start.folder) if start else None)
     except FineTuneError:
         raise
     except Exception as error:
+        if should_reduce_batch_size(error):
+            raise OutOfMemoryError(
+                f"a step of {loop.args.per_device_train_batch_size} rows does not fit the memory "
+                f"of {_device_name()}",
+                hint="Lower tokenization.max_length, or choose the method qlora.",
+            ) from error
         raise TrainingError(f"training failed: {type(error).__name__}: {error}") from error
     state, settings = loop.state, loop.args
     trained, parameters = _parameters(loop.model)
@@ -125,19 +157,31 @@ def run(loop: Loop, training: TrainingConfig, output: Path) -> TrainedCheckpoint
         trained_tokens=int(state.num_input_tokens_seen),
         parameters=parameters,
         trained_parameters=trained,
-        batch_size=batch_size(training),
+        batch_size=rows_a_step(training),
         precision="bf16" if settings.bf16 else "fp16" if settings.fp16 else "float32",
         device=_device_name(),
     )
-    write_record(output, record)
+    if _processes().is_main_process:
+        write_record(output, record)
     return record
 
 
-def _cast_frozen(model: Any) -> None:
-    """Casts the weights that are not trained to bf16, once; autocast would at every step."""
+def _processes() -> PartialState:
+    """Those that train together; this one alone, where no launcher has said otherwise."""
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
+def _cast(model: Any) -> None:
+    """Casts the weights that are not trained to bf16, once; autocast would at every step.
+
+    A head that is trained beside an adapter is float32, for bf16 rounds small updates away.
+    """
+    adapted = isinstance(model, peft.PeftModel)
     for weight in model.parameters():
         if not weight.requires_grad and weight.dtype == torch.float32:
             weight.data = weight.data.to(torch.bfloat16)
+        elif adapted and weight.requires_grad and weight.dtype == torch.bfloat16:
+            weight.data = weight.data.float()
 
 
 def _parameters(model: Any) -> tuple[int, int]:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
-from finetune_core.config.sections import TrainingConfig
+from finetune_core.config.sections import TrainingConfig, rows_a_step
 from finetune_core.data.masks import IGNORED
-from finetune_core.evaluation.token_score import score, token_sums
+from finetune_core.evaluation.token_score import aligned, score, token_sums
 from finetune_core.models.loading import bf16_on_gpu
+from finetune_core.models.tasks import task_of
 from finetune_core.trainers.batching import LengthGroupedSampler
 from finetune_core.trainers.kernels import Kernels
-from finetune_core.trainers.methods import batch_size, learning_rate, micro_batch_size
-from finetune_core.types import Precision
+from finetune_core.trainers.methods import learning_rate, micro_batch_size
+from finetune_core.types import Precision, Task
+
+UNLOGGED = "Unlogged"  # a part of the trainer's state, as callbacks have them
 
 
 class Loop(Trainer):  # type: ignore[misc]  # transformers is untyped
@@ -27,15 +30,19 @@ class Loop(Trainer):  # type: ignore[misc]  # transformers is untyped
     """
 
     def __init__(
-        self, kernels: Kernels, optimizer_groups: Callable[[Any], Any], **arguments: Any
+        self,
+        kernels: Kernels,
+        optimizer_groups: Callable[[Any], Any],
+        lengths: Sequence[int],
+        **arguments: Any,
     ) -> None:
         super().__init__(
             compute_metrics=_validation_metrics,
-            preprocess_logits_for_metrics=_row_sums,
             **arguments,
         )
         self._kernels = kernels
         self._optimizer_groups = optimizer_groups
+        self._lengths = lengths
         self.model_accepts_loss_kwargs = True  # the loss below is divided by all of a step's tokens
 
     def create_optimizer(self, model: Any = None) -> Any:
@@ -43,6 +50,13 @@ class Loop(Trainer):  # type: ignore[misc]  # transformers is untyped
         kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
         self.optimizer: Any = kind(self._optimizer_groups(self.model), **settings)
         return self.optimizer
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Validates, where rows are held out."""
+        if self.eval_dataset is None:
+            return {}
+        measured: dict[str, float] = super().evaluate(*args, **kwargs)
+        return measured
 
     def compute_loss(
         self,
@@ -52,15 +66,25 @@ class Loop(Trainer):  # type: ignore[misc]  # transformers is untyped
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
         """This micro-batch's part of the mean loss over all trained tokens of a step."""
-        head = self._kernels.head
+        head, labels = self._kernels.head, inputs["labels"]
         if head is None or return_outputs:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        labels = inputs["labels"]
-        with head.summing(labels):
-            loss = model(**self._seen(inputs)).logits.sum()
+            outputs = model(**self._seen(inputs))
+            logits, targets = aligned(outputs.logits, labels, self._task)
+            picked = targets != IGNORED
+            loss = torch.nn.functional.cross_entropy(
+                logits[picked].float(), targets[picked], reduction="sum"
+            )
+            trained = picked.sum()
+        else:
+            outputs = None
+            with head.summing(labels):
+                loss = model(**self._seen(inputs)).logits.sum()
+            trained = (labels[:, 1:] != IGNORED).sum()
         if num_items_in_batch is None:
-            return loss / (labels[:, 1:] != IGNORED).sum()
-        return loss / num_items_in_batch * self.accelerator.num_processes
+            loss = loss / trained
+        else:
+            loss = loss / num_items_in_batch * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
 
     def prediction_step(
         self,
@@ -70,27 +94,66 @@ class Loop(Trainer):  # type: ignore[misc]  # transformers is untyped
         ignore_keys: list[str] | None = None,
     ) -> Any:
         """Scores rows over their trained tokens; no more logits are made than these need."""
-        head = self._kernels.head
-        if head is None:
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager(), head.scoring(inputs["labels"]):
-            sums = model(**self._seen(inputs)).logits[0]
-        return sums[:, 0].sum() / sums[:, 2].sum(), sums, inputs["labels"]
+        head, inputs = self._kernels.head, self._prepare_inputs(inputs)
+        labels = inputs["labels"]
+        with torch.no_grad(), self.compute_loss_context_manager():
+            if head is None:
+                sums = token_sums(model(**self._seen(inputs)).logits, labels, self._task)
+            else:
+                with head.scoring(labels):
+                    sums = model(**self._seen(inputs)).logits[0]
+        return sums[:, 0].sum() / sums[:, 2].sum(), sums, labels
 
     def _seen(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What the model is given: without labels, and without a mask where none is needed."""
-        masked = not self._kernels.plain_attention
-        return {
-            name: tensor
-            for name, tensor in inputs.items()
-            if name == "input_ids" or (name == "attention_mask" and masked)
-        }
+        """What the model is given: no mask where none is needed, and labels where it reads them."""
+        seen = {"input_ids": inputs["input_ids"]}
+        if not self._kernels.plain_attention:
+            seen["attention_mask"] = inputs["attention_mask"]
+        if self._task is Task.SEQ2SEQ:  # shifted by one, the answer is what its decoder reads
+            seen["labels"] = inputs["labels"]
+        return seen
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
-        dataset = train_dataset if train_dataset is not None else self.train_dataset
-        rows = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
-        return LengthGroupedSampler(dataset["length"][:], rows, self.args.seed)
+    @cached_property
+    def _task(self) -> Task:
+        return task_of(self.model)
+
+    def _save_checkpoint(self, *args: Any) -> None:
+        """Saves with it the losses, one a process, that are in no log yet."""
+        losses = self.accelerator.gather(self._tr_loss.reshape(1))
+        self.state.stateful_callbacks[UNLOGGED] = {
+            "since": self._globalstep_last_logged,
+            "losses": losses.tolist(),
+        }
+        super()._save_checkpoint(*args)
+        del self.state.stateful_callbacks[UNLOGGED]  # these losses are still here to be logged
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        """Goes on with those losses, so that the next log has the mean it would have had."""
+        if unlogged := self.state.stateful_callbacks.pop(UNLOGGED, None):
+            losses, processes = unlogged["losses"], self.args.world_size
+            alike = len(losses) == processes
+            mine = losses[self.args.process_index] if alike else sum(losses) / len(losses)
+            self._tr_loss += mine
+            self._globalstep_last_logged = unlogged["since"]
+        super()._run_epoch(**kwargs)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Loads both; where the learning rate has been changed since, the new one holds."""
+        rates = [group["lr"] for group in self._optimizer_groups(self.model)]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] *= rate / group["initial_lr"]
+            group["initial_lr"] = rate
+        self.lr_scheduler.base_lrs = rates
+        self.lr_scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
+        micro, processes = self.args.per_device_train_batch_size, self.args.world_size
+        rows = micro * self.args.gradient_accumulation_steps
+        even = micro * processes if processes > 1 else 1
+        return LengthGroupedSampler(self._lengths, rows * processes, self.args.seed, even)
 
 
 def arguments(config: TrainingConfig, output: Path) -> TrainingArguments:
@@ -108,7 +171,7 @@ def arguments(config: TrainingConfig, output: Path) -> TrainingArguments:
         learning_rate=learning_rate(config),
         per_device_train_batch_size=micro,
         per_device_eval_batch_size=micro,
-        gradient_accumulation_steps=batch_size(config) // micro,
+        gradient_accumulation_steps=rows_a_step(config) // (micro * config.num_processes),
         warmup_steps=config.warmup_steps,
         lr_scheduler_type=config.scheduler.value,
         weight_decay=config.weight_decay,
@@ -130,11 +193,6 @@ def arguments(config: TrainingConfig, output: Path) -> TrainingArguments:
         report_to="none",
         disable_tqdm=True,
     )
-
-
-def _row_sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The sums of a batch, where its model has given logits and not these already."""
-    return token_sums(logits, labels) if logits.dim() == 3 else logits
 
 
 def _validation_metrics(prediction: EvalPrediction) -> dict[str, float]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_core.config.defaults import default
-from finetune_core.config.sections import LoraConfig, ModelConfig, TrainingConfig
+from finetune_core.config.sections import LoraConfig, TrainingConfig, rows_a_step
 from finetune_core.exceptions import DatasetFormatError
 from finetune_core.models.adapters import add_lora, train_all
 from finetune_core.models.loading import load_model, load_quantized, load_to_train
@@ -23,7 +23,7 @@ class Method:
     Attributes:
         name: How configs call it.
         learning_rate: The setting that holds its default learning rate.
-        load: Loads the base.
+        load: Loads the base, with the labels that it chooses from where it does.
         prepare: Makes the loaded base trainable, given the adapter's section and, where tokens may
             have been added, the tokenizer.
         refuses: The formats from whose rows it cannot learn.
@@ -31,7 +31,7 @@ class Method:
 
     name: TrainingMethod
     learning_rate: str = "training.adapter_learning_rate"
-    load: Callable[[ModelConfig], Any] = load_model
+    load: Callable[..., Any] = load_model
     prepare: Callable[..., Any] = add_lora
     refuses: frozenset[DatasetFormat] = frozenset({DatasetFormat.PREFERENCE})
 
@@ -100,15 +100,11 @@ def learning_rate(config: TrainingConfig) -> float:
     return config.learning_rate
 
 
-def batch_size(config: TrainingConfig) -> int:
-    """Rows an optimizer step, `auto` resolved."""
-    if config.batch_size == "auto":
-        return int(default("training.auto_batch_size"))
-    return config.batch_size
-
-
 def micro_batch_size(config: TrainingConfig) -> int:
-    """Rows on the device at once, `auto` resolved: the largest fit that divides the batch."""
-    rows = batch_size(config)
+    """Rows on a device at once: the most that may be and that divide a process's share.
+
+    `auto` is all of the share; where that does not fit, `supervise` halves it.
+    """
+    rows = rows_a_step(config) // config.num_processes
     limit = rows if config.micro_batch_size == "auto" else min(config.micro_batch_size, rows)
     return max(size for size in range(1, limit + 1) if rows % size == 0)

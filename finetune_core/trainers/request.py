@@ -17,10 +17,15 @@ MEMORY = {
 
 
 class TrainRequest(Record):
-    """What training needs; `output` gets the checkpoints, and holds those of an earlier try."""
+    """What training needs.
+
+    `output` gets the checkpoints, and holds those of an earlier try. In `control`, as in
+    `finetune_core.trainers.control`, a training may be asked to pause.
+    """
 
     tokens: TokenizedData
     model: ModelConfig
     training: TrainingConfig
     lora: LoraConfig
     output: Path
+    control: Path | None = None

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from finetune_core.child import Emit
-from finetune_core.exceptions import TrainingError
+from finetune_core.exceptions import DivergedError
 
 
 class Announcer(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
@@ -100,7 +100,7 @@ class Announcer(TrainerCallback):  # type: ignore[misc]  # transformers is untyp
         )
         self._tokens, self._step_seconds = tokens, 0.0
         if not (math.isfinite(logs["loss"]) and math.isfinite(logs["grad_norm"])):
-            raise TrainingError(
+            raise DivergedError(
                 f"the loss is {logs['loss']} and the gradient norm {logs['grad_norm']} "
                 f"at step {state.global_step}",
                 hint="Lower training.learning_rate, or train in float32.",

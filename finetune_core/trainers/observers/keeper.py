@@ -6,10 +6,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from finetune_core.child import Emit
 from finetune_core.config.sections import TrainingConfig
+from finetune_core.exceptions import DivergedError
 from finetune_core.trainers.checkpoints import Checkpoints
 
 
@@ -57,9 +60,23 @@ class Keeper(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
             control.should_training_stop = control.should_save = True
 
     def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **_: Any,
     ) -> None:
-        """Publishes what the trainer wrote."""
+        """Publishes what the processes have written; the first of them does."""
+        processes = PartialState()
+        processes.wait_for_everyone()
+        if not _is_finite(model):
+            raise DivergedError(f"weights are not finite numbers at step {state.global_step}")
+        if processes.is_main_process:
+            self._publish(args, state)
+        processes.wait_for_everyone()
+
+    def _publish(self, args: TrainingArguments, state: TrainerState) -> None:
         written = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         last = state.log_history[-1] if state.log_history else {}
         valid_loss = last.get("eval_valid_loss") if last.get("step") == state.global_step else None
@@ -68,6 +85,12 @@ class Keeper(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         )
         self._checkpoints.prune(self._config.keep_checkpoints)
         self._emit({"type": "checkpoint", "step": state.global_step, "folder": str(folder)})
+
+
+def _is_finite(model: Any) -> bool:
+    """Whether all weights that are trained are numbers: others must not become a checkpoint."""
+    trained = (weight for weight in model.parameters() if weight.requires_grad)
+    return all(bool(torch.isfinite(weight).all()) for weight in trained)
 
 
 def _validations(state: TrainerState) -> list[float]:

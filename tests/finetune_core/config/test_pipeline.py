@@ -124,6 +124,13 @@ def test_only_missing_fields_are_a_missing_config():
         ({"training": {"batch_size": 6, "micro_batch_size": 4}}, "training.micro_batch_size"),
         ({"training": {"batch_size": 4, "micro_batch_size": 8}}, "training.micro_batch_size"),
         (
+            {"training": {"batch_size": 8, "micro_batch_size": 8, "num_processes": 2}},
+            "training.micro_batch_size",
+        ),
+        ({"training": {"num_processes": 3}}, "training.num_processes"),  # of 16 rows
+        ({"training": {"num_processes": 2, "num_machines": 4}}, "training.num_processes"),
+        ({"training": {"method": "qlora", "strategy": "fsdp"}}, "training.strategy"),
+        (
             {
                 "training": {"method": "qlora"},
                 "lora": {"initialization": "pissa", "lora_dropout": 0},

@@ -10,17 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from finetune_core.config import (
-    DatasetConfig,
-    LoraConfig,
-    ModelConfig,
-    TokenizationConfig,
-    TrainingConfig,
-)
 from finetune_core.data.collate import Collator
 from finetune_core.data.encode import load_tokenizer
-from finetune_core.data.sanitize import SanitizeRequest, sanitize
-from finetune_core.data.tokenize import TokenizeRequest, tokenize
 from finetune_core.exceptions import TargetModulesError, TrainingError
 from finetune_core.models.adapters import add_lora
 from finetune_core.models.loading import load_model
@@ -28,48 +19,12 @@ from finetune_core.storage import digest_file
 from finetune_core.trainers.batching import LengthGroupedSampler
 from finetune_core.trainers.checkpoints import Checkpoints, choose
 from finetune_core.trainers.engine import train
-from finetune_core.trainers.request import TrainRequest
 
 STEPS = 8  # an epoch: 64 rows in batches of 8
 
 
 def ignore(event):
     """An observer that does nothing."""
-
-
-@pytest.fixture(scope="module")
-def tokens(tmp_path_factory, orders):
-    cache = tmp_path_factory.mktemp("cache")
-    held_out = cache / "validation.jsonl"
-    lines = orders.with_name("validation.jsonl").read_text().splitlines(keepends=True)
-    held_out.write_text("".join(lines[:16]))
-    dataset = DatasetConfig(path=str(orders), max_samples=64, validation_path=str(held_out))
-    clean = sanitize(SanitizeRequest(dataset=dataset, cache=cache / "data"), ignore)
-    request = TokenizeRequest(
-        clean=clean,
-        tokenizer=Path("examples/tiny_base"),
-        tokenization=TokenizationConfig(),
-        sanitize=dataset.sanitize,
-        cache=cache / "tokens",
-    )
-    tokens = tokenize(request, ignore)
-    assert tokens.train_split.rows == STEPS * 8
-    return tokens
-
-
-@pytest.fixture(scope="module")
-def request_for(tokens):
-    def make(output, *, model="examples/tiny_base", lora=None, **training):
-        settings = {"epochs": 1, "batch_size": 8, "logging_steps": 1, "learning_rate": 1e-3}
-        return TrainRequest(
-            tokens=tokens,
-            model=ModelConfig(name=str(model)),
-            training=TrainingConfig(**settings | training),
-            lora=LoraConfig(**{"lora_dropout": 0.1, "lora_rank": 4} | (lora or {})),
-            output=output,
-        )
-
-    return make
 
 
 def losses(request) -> list[float]:
