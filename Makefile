@@ -21,6 +21,12 @@ setup: $(READY) ## Make the virtual environment and install everything, pinned.
 demo: $(READY) ## Fine-tune the tiny base, compare it with itself and register the result.
 	$(BIN)/python -m flows.finetune --config examples/demo.yaml
 
+up: $(READY) ## Start the stack: PostgreSQL, Prefect, MLflow, the API and workers.
+	$(BIN)/finetune-cli up
+
+down: $(READY) ## Stop the stack.
+	$(BIN)/finetune-cli down
+
 test: $(READY) ## Run the linters and the tests: about 10 minutes on 2 cores.
 	$(MAKE) lint
 	$(BIN)/python -m pytest -m "not slow"
@@ -50,4 +56,4 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-.PHONY: help setup demo test test-all lint tiny-base clean
+.PHONY: help setup demo up down test test-all lint tiny-base clean

@@ -1,0 +1,130 @@
+"""The few calls that the stack makes to Prefect's API.
+
+Prefect's own client would do, but importing it takes a second, which each `status` would pay.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from finetune_service.stack.exceptions import StackError
+from finetune_service.stack.parts import prefect_auth
+from finetune_service.stack.settings import StackSettings
+
+SECONDS = 10.0
+AT_WORK = ("PENDING", "RUNNING", "CANCELLING")
+
+
+class PrefectApi:
+    """Prefect's API, with the stack's password and a CSRF token.
+
+    Args:
+        settings: Where it is.
+    """
+
+    def __init__(self, settings: StackSettings) -> None:
+        user, _, password = prefect_auth(settings).partition(":")
+        self._client = httpx.Client(
+            base_url=f"{settings.address(settings.prefect_port)}/api",
+            auth=(user, password),
+            timeout=SECONDS,
+            trust_env=False,  # a proxy has no business on this machine
+        )
+
+    def __enter__(self) -> PrefectApi:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._client.close()
+
+    def create_pool(self, name: str) -> None:
+        """Makes a work pool of processes, if it is not there."""
+        if name not in {pool["name"] for pool in self.pools()}:
+            self._post("/work_pools/", name=name, type="process")
+
+    def pools(self) -> list[dict[str, Any]]:
+        """The work pools, by name."""
+        found: list[dict[str, Any]] = self._post("/work_pools/filter")
+        return sorted(found, key=lambda pool: str(pool["name"]))
+
+    def schedules(self) -> list[dict[str, Any]]:
+        """Every deployment's schedules."""
+        found = self._post("/deployments/filter")
+        return [schedule for deployment in found for schedule in deployment["schedules"]]
+
+    def activate(self, schedule: dict[str, Any]) -> None:
+        """Lets a schedule make runs."""
+        path = f"/deployments/{schedule['deployment_id']}/schedules/{schedule['id']}"
+        self._send("PATCH", path, active=True)
+
+    def worker_seen(self, pool: str) -> float | None:
+        """When a pool's worker of the stack last said that it lives, in seconds since 1970."""
+        found = self._post(f"/work_pools/{pool}/workers/filter")
+        times = [
+            datetime.fromisoformat(each["last_heartbeat_time"]).timestamp()
+            for each in found
+            if each["name"] == pool and each["last_heartbeat_time"]
+        ]
+        return max(times, default=None)
+
+    def waiting(self, pool: str) -> int:
+        """How many runs of a pool are due and have not begun."""
+        now = datetime.now(timezone.utc).isoformat()
+        return self._count(pool, ("SCHEDULED",), next_scheduled_start_time={"before_": now})
+
+    def at_work(self, pool: str) -> int:
+        """How many runs of a pool have a process, or are about to."""
+        return self._count(pool, AT_WORK)
+
+    def runs_of(self, pools: Sequence[str]) -> list[dict[str, Any]]:
+        """The runs of some pools that are at work in a process."""
+        found = self._at_work(work_pools={"name": {"any_": list(pools)}})
+        return [run for run in found if (run["infrastructure_pid"] or "").isdigit()]
+
+    def crash(self, run: dict[str, Any], message: str) -> None:
+        """Says of a run, and of those within it, that its process ended: Prefect does not know."""
+        kind = "CANCELLED" if run["state_type"] == "CANCELLING" else "CRASHED"
+        state = {"type": kind, "message": message}
+        self._post(f"/flow_runs/{run['id']}/set_state", state=state, force=True)
+        for within in self._at_work(parent_flow_run_id={"any_": [run["id"]]}):
+            self.crash(within, message)
+
+    def _at_work(self, *, work_pools: Any = None, **filters: Any) -> list[dict[str, Any]]:
+        runs = {"state": {"type": {"any_": list(AT_WORK)}}, **filters}
+        found: list[dict[str, Any]] = self._post(
+            "/flow_runs/filter", flow_runs=runs, work_pools=work_pools
+        )
+        return found
+
+    def _count(self, pool: str, states: tuple[str, ...], **filters: Any) -> int:
+        runs = {"state": {"type": {"any_": list(states)}}, **filters}
+        pools = {"name": {"any_": [pool]}}
+        return int(self._post("/flow_runs/count", flow_runs=runs, work_pools=pools))
+
+    def _post(self, path: str, **body: Any) -> Any:
+        return self._send("POST", path, **body)
+
+    def _send(self, method: str, path: str, **body: Any) -> Any:
+        try:
+            if "Prefect-Csrf-Token" not in self._client.headers:
+                self._client.headers.update(self._token())
+            answer = self._client.request(method, path, json=body).raise_for_status()
+        except httpx.HTTPError as error:
+            raise StackError(f"Prefect does not do {path}: {error}") from None
+        return answer.json() if answer.content else None
+
+    def _token(self) -> dict[str, str]:
+        client = str(uuid.uuid4())
+        answer = self._client.get("/csrf-token", params={"client": client}).raise_for_status()
+        return {"Prefect-Csrf-Token": answer.json()["token"], "Prefect-Csrf-Client": client}
