@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from finetune_core.config.pipeline import PipelineConfig
 from finetune_core.config.settings import Settings
@@ -13,12 +18,17 @@ from finetune_core.exceptions import (
     Fault,
     IncompatibleConfigError,
     InvalidConfigError,
+    JobInUseError,
     JobNotFoundError,
     OutputError,
 )
 from finetune_core.types import Job, new_job_id
 
 CONFIG = "config.yaml"
+LOCK = "lock"
+LOCK_SECONDS = 120.0  # a process that ends, as after a pause, is gone by then
+
+log = logging.getLogger(__name__)
 
 
 def open_job(config: PipelineConfig, organization: str, *, job_id: str | None = None) -> Job:
@@ -47,6 +57,30 @@ def open_job(config: PipelineConfig, organization: str, *, job_id: str | None = 
     folder.mkdir()
     config.to_yaml(file)
     return job
+
+
+@contextmanager
+def working_on(job: Job) -> Iterator[None]:
+    """Keeps other processes from working on a job while the block lasts.
+
+    Raises:
+        JobInUseError: Another one does, and has not ended in the meantime.
+    """
+    lock = FileLock(job.folder / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        log.warning("another process works on %s; waiting until it ends", job.id)
+        try:
+            lock.acquire(timeout=LOCK_SECONDS)
+        except Timeout:
+            raise JobInUseError(
+                f"another process works on {job.id}", hint="Wait until it ends, or cancel it."
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def find_config(job_id: str, organization: str, output_dir: Path | None) -> PipelineConfig:

@@ -31,7 +31,7 @@ from finetune_core.exceptions import (
 )
 from finetune_core.hub.card import JobResult
 from finetune_core.jobs import check_writable, find_config, jobs_folder
-from finetune_core.models.source import find_model
+from finetune_core.models.tasks import find_tokenization
 from finetune_core.storage import from_here
 from finetune_core.types import DatasetSource, TrainingMethod, new_job_id
 from flows import options
@@ -42,6 +42,7 @@ def run(
         Path | None, typer.Option("--config", "-c", help="A YAML or JSON config; flags go over it.")
     ] = None,
     model: options.Model = None,
+    task: options.ModelTask = None,
     dataset: Annotated[
         str | None,
         typer.Option("--dataset", "-d", help="The training file: JSON, JSONL, CSV, Parquet."),
@@ -72,6 +73,12 @@ def run(
     ] = None,
     batch_size: Annotated[
         str | None, typer.Option("--batch-size", "-b", help="Rows an optimizer step, or auto.")
+    ] = None,
+    num_processes: Annotated[
+        int | None, typer.Option("--num-processes", help="Processes that train together.")
+    ] = None,
+    strategy: Annotated[
+        str | None, typer.Option("--strategy", help="What they share: ddp or fsdp.")
     ] = None,
     lora_rank: Annotated[
         int | None, typer.Option("--lora-rank", "--lora-r", help="The adapter's rank.")
@@ -121,7 +128,7 @@ def run(
 ) -> None:
     """Fine-tune a model, compare it with its base and register it."""
     flags: dict[str, dict[str, Any]] = {
-        "model": {"name": model, "quantization_bits": 4 if four_bit else None},
+        "model": {"name": model, "task": task, "quantization_bits": 4 if four_bit else None},
         "dataset": {
             "path": hf_dataset or dataset,
             "source": "hub" if hf_dataset else None,
@@ -138,6 +145,8 @@ def run(
             "epochs": epochs,
             "learning_rate": learning_rate,
             "batch_size": batch_size,
+            "num_processes": num_processes,
+            "strategy": strategy,
             "precision": "fp16" if fp16 else None,
             "save_steps": save_steps,
             "eval_steps": eval_steps,
@@ -232,15 +241,16 @@ def _check(config: PipelineConfig, organization: str) -> None:
     """Finds at once what would otherwise be found only when Prefect has started.
 
     Raises:
-        InputError: The dataset, the model or the output folder is not there.
+        InputError: The dataset, the model or the output folder is not there, or the model cannot
+            do what it shall.
     """
     dataset = config.dataset
     local = dataset.source is DatasetSource.LOCAL_FILE  # what a hub has is fetched in its stage
     for path in (dataset.path if local else None, dataset.validation_path, dataset.evaluation_path):
         if path is not None:
             find_files(Path(path))
-    find_model(config.model)
-    check_modules(config.evaluation.metrics)
+    find_tokenization(config.tokenization, config.model)
+    check_modules(config.evaluation.metrics or ())
     check_writable(jobs_folder(organization, config.training.output_dir))
 
 

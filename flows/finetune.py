@@ -29,7 +29,8 @@ def finetune(
     Returns:
         The records of all stages.
     """
-    with running_job(config, organization, job_id) as job:
+    with running_job(config, organization, job_id) as running:
+        job = running.job
         clean = sanitize_data(job, config)
         tokens = tokenize_data(job, config, clean)
         trained = train_model(job, config, tokens)
@@ -44,8 +45,8 @@ def finetune(
             chosen=chosen,
             report=report,
         )
-        registered = register_model(card)
-    return JobResult(**dict(card), registered=registered)
+        running.result = JobResult(**dict(card), registered=register_model(card))
+    return running.result
 
 
 if __name__ == "__main__":

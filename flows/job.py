@@ -1,29 +1,155 @@
-"""A job around its stages: opened before the first, its run closed after the last."""
+"""A job around its stages: opened before the first, and how it ended written down.
+
+In a run of a deployment, a job that is paused suspends its flow run, so that its process ends and
+its place is free; the run begins anew when it is resumed, and finds the job by its id.
+"""
 
 from __future__ import annotations
 
+import logging
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.context import FlowRunContext
+from prefect.exceptions import Pause
+from prefect.flow_runs import suspend_flow_run
 
 from finetune_core.config import PipelineConfig
+from finetune_core.exceptions import ConfigError, FineTuneError, InputError, JobPausedError
 from finetune_core.hub import open_hub
+from finetune_core.hub.card import JobResult
 from finetune_core.hub.tracking import Tracking
-from finetune_core.jobs import open_job
-from finetune_core.types import Job
+from finetune_core.job_events import JobEvents
+from finetune_core.jobs import open_job, working_on
+from finetune_core.storage import write_json
+from finetune_core.types import Job, job_id_of
+
+PAUSE_SECONDS = 30 * 24 * 3600  # then Prefect gives a suspended run up
+
+log = logging.getLogger(__name__)
+
+
+class RunningJob:
+    """A job that is worked on, and what came of it when it is done."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.result: JobResult | None = None
 
 
 @contextmanager
-def running_job(config: PipelineConfig, organization: str, job_id: str | None) -> Iterator[Job]:
-    """Opens a job, and closes its run as it ends: finished, failed or killed."""
+def running_job(
+    config: PipelineConfig, organization: str, job_id: str | None
+) -> Iterator[RunningJob]:
+    """Opens a job; as it ends, closes its run and writes down how, or suspends it.
+
+    Raises:
+        JobInUseError: Another process works on the job.
+        JobPausedError: The job was asked to pause, and there is no flow run to suspend.
+        Pause: The flow run is suspended.
+    """
+    run = _deployed_run()
+    if run and run.created and not job_id:
+        job_id = job_id_of(run.id, run.created)
     job = open_job(config, organization, job_id=job_id)
-    tracking = Tracking(open_hub(organization), job)
-    tracking.tell_config(config)
+    with working_on(job):
+        if run:
+            _introduce(run, job, config)
+        job.outcome.unlink(missing_ok=True)  # that of an earlier try
+        events, running = JobEvents(job), RunningJob(job)
+        events.started()
+        tracking = Tracking(open_hub(organization), job)
+        tracking.tell_config(config)
+        try:
+            yield running
+        except JobPausedError as paused:
+            events.say("paused", f"The job is {paused.message}.")
+            if run:
+                suspend_flow_run(timeout=PAUSE_SECONDS, key=uuid.uuid4().hex)
+            raise
+        except Pause:  # in Prefect, by a person
+            events.say("paused", "The job is paused by Prefect.")
+            raise
+        except Exception as error:
+            cause = _cause(error)
+            events.say("failed", cause["message"], level="error", error=cause)
+            _write_outcome(job, "failed", error=cause)
+            tracking.end("FAILED")
+            raise
+        except BaseException:
+            if run and _is_cancelled(run):
+                events.say("cancelled", "The job was cancelled.")
+                _write_outcome(job, "cancelled")
+            else:  # it can go on
+                events.say("interrupted", "The job was interrupted.", level="warn")
+            tracking.end("KILLED")
+            raise
+        events.say("succeeded", "The job has succeeded.")
+        if result := running.result:
+            _write_outcome(
+                job,
+                "succeeded",
+                registered=result.registered.model_dump(
+                    mode="json", exclude={"folder", "seconds", "cached"}
+                ),
+                trained_tokens=result.trained.trained_tokens,
+                metrics=result.report.tuned,
+            )
+        tracking.end("FINISHED")
+
+
+def _deployed_run() -> FlowRun | None:
+    """This process's flow run, where it is a deployment's; any other can only begin anew."""
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    return run if run and run.deployment_id else None
+
+
+def _introduce(run: FlowRun, job: Job, config: PipelineConfig) -> None:
+    """Makes the run findable as the job and the job as the run, where the service has not."""
+    tags = {*run.tags, f"org:{job.organization}", f"job:{job.id}"}
+    if run.name != job.id or tags != set(run.tags):
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(run.id, name=job.id, tags=tags)
+    file = job.folder / "job.json"
+    if not file.exists():
+        record = {
+            "id": job.id,
+            "name": job.name,
+            "organization": job.organization,
+            "created_at": int(time.time()),
+            "flow_run_id": str(run.id),
+            "model": config.model.name,
+            "seed": config.training.seed,
+        }
+        write_json(file, record)
+
+
+def _cause(error: Exception) -> dict[str, Any]:
+    """Why a job failed: whether its input must change, and what a person reads."""
+    known = isinstance(error, FineTuneError)
+    return {
+        "code": "user_error" if isinstance(error, InputError) else "error",
+        "message": str(error) if known else f"{type(error).__name__}: {error}",
+        "param": error.faults[0].path if isinstance(error, ConfigError) else None,
+    }
+
+
+def _write_outcome(job: Job, status: str, **facts: Any) -> None:
+    write_json(job.outcome, {"status": status, "finished_at": time.time(), **facts})
+
+
+def _is_cancelled(run: FlowRun) -> bool:
+    """Whether it was Prefect that ended this process, and for good: a worker may also just stop."""
     try:
-        yield job
-    except Exception:
-        tracking.end("FAILED")
-        raise
-    except BaseException:
-        tracking.end("KILLED")
-        raise
-    tracking.end("FINISHED")
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(run.id).state
+    except Exception as error:
+        log.warning("Prefect does not say why this process ends: %s", error)
+        return False
+    return state is not None and (state.is_cancelling() or state.is_cancelled())

@@ -11,6 +11,7 @@ from tasks.stage import STAGE, run_stage
 def choose_checkpoint(job: Job, trained: TrainedCheckpoints) -> ChosenCheckpoint:
     """Checkpoints → the adapter that goes on."""
     return run_stage(
+        job,
         "checkpoint",
         lambda _: choose(trained, job.folder / "adapter"),
         lambda chosen: f"step {chosen.step}, {chosen.reason} ({chosen.valid_loss:.4f})",

@@ -2,6 +2,7 @@
 
 from prefect import task
 
+from finetune_core.child import Emit
 from finetune_core.config import PipelineConfig
 from finetune_core.evaluation.request import EvaluateRequest
 from finetune_core.hub import open_hub
@@ -9,7 +10,6 @@ from finetune_core.hub.tracking import Tracking
 from finetune_core.types import ChosenCheckpoint, EvaluationReport, Job, TokenizedData
 from tasks.artifacts import publish_report
 from tasks.stage import STAGE, run_in_child, run_stage, worth_a_retry
-from tasks.terminal import Terminal
 
 
 @task(name="evaluate", retries=1, retry_delay_seconds=2, retry_condition_fn=worth_a_retry, **STAGE)
@@ -29,17 +29,18 @@ def evaluate_model(
         output=job.folder / "report",
     )
 
-    def work(terminal: Terminal) -> EvaluationReport:
+    def work(hear: Emit) -> EvaluationReport:
         return run_in_child(
             "finetune_core.evaluation.evaluate:evaluate",
             request,
             EvaluationReport,
             final=request.output,
             job=job,
-            terminal=terminal,
+            hear=hear,
         )
 
     report = run_stage(
+        job,
         "evaluate",
         work,
         lambda report: (

@@ -21,6 +21,7 @@ def register_model(card: Card) -> RegisteredVersion:
     """Adapter, report and card → a version in the registry."""
     hub = open_hub(card.job.organization)
     return run_stage(
+        card.job,
         "register",
         lambda _: register(hub, Tracking(hub, card.job), card),
         lambda version: f"{version.model_name}@{version.version} as {version.alias}",

@@ -2,13 +2,13 @@
 
 from prefect import get_run_logger, task
 
+from finetune_core.child import Emit
 from finetune_core.config import PipelineConfig
 from finetune_core.data.sanitize import SanitizeRequest
 from finetune_core.jobs import organization_folder
 from finetune_core.trainers.methods import check_format
 from finetune_core.types import CleanData, Job
 from tasks.stage import STAGE, run_in_child, run_stage
-from tasks.terminal import Terminal
 
 
 @task(name="sanitize", **STAGE)
@@ -18,17 +18,17 @@ def sanitize_data(job: Job, config: PipelineConfig) -> CleanData:
         dataset=config.dataset, cache=organization_folder(job.organization) / "cache" / "data"
     )
 
-    def work(terminal: Terminal) -> CleanData:
+    def work(hear: Emit) -> CleanData:
         return run_in_child(
             "finetune_core.data.sanitize:sanitize",
             request,
             CleanData,
             final=request.folder,
             job=job,
-            terminal=terminal,
+            hear=hear,
         )
 
-    clean = run_stage("sanitize", work, _summary)
+    clean = run_stage(job, "sanitize", work, _summary)
     check_format(config.training.method, clean.format)
     for warning in clean.warnings:
         get_run_logger().warning("%s", warning)

@@ -1,4 +1,4 @@
-"""What every task does around its one call: it is timed, logged, shown and retried alike."""
+"""What every task does around its one call: it is timed, logged, shown, told and retried alike."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any, TypeVar
 
 from prefect import get_run_logger
 from prefect.cache_policies import NO_CACHE
+from prefect.context import TaskRunContext
 
 from finetune_core import child
-from finetune_core.exceptions import InputError
+from finetune_core.child import Emit, Event
+from finetune_core.exceptions import FineTuneError, InputError, JobPausedError
+from finetune_core.job_events import JobEvents
 from finetune_core.storage import finished
 from finetune_core.types import Job, Record, StageRecord
 from tasks.terminal import Terminal
@@ -35,28 +38,55 @@ def worth_a_retry(task: Any, task_run: Any, state: Any) -> bool:
 
 
 def run_in_child(
-    target: str, request: Record, record_type: type[R], *, final: Path, job: Job, terminal: Terminal
+    target: str, request: Record, record_type: type[R], *, final: Path, job: Job, hear: Emit
 ) -> R:
     """Runs a stage's function in a child process, unless its folder `final` is already whole."""
     return finished(final, record_type) or child.run(
-        target, request, record_type, folder=job.logs, on_event=terminal
+        target, request, record_type, folder=job.logs, on_event=hear
     )
 
 
-def run_stage(verb: str, work: Callable[[Terminal], R], summary: Callable[[R], str]) -> R:
+def run_stage(job: Job, verb: str, work: Callable[[Emit], R], summary: Callable[[R], str]) -> R:
     """Runs a stage's one call.
 
     Args:
+        job: Whose stage it is.
         verb: The stage's name.
-        work: The call; it gives the terminal the events that it hears.
+        work: The call; it is given whom to tell the events that it hears.
         summary: Says in a few words what came of it.
     """
     start = perf_counter()
+    events = JobEvents(job)
+    events.say("stage_began", f"{verb} begins", stage=verb)
     with Terminal(verb) as terminal:
-        record = work(terminal)
+
+        def hear(event: Event) -> None:
+            for observer in (terminal, events.hear):
+                observer(event)
+
+        try:
+            record = work(hear)
+        except JobPausedError:
+            raise
+        except Exception as error:
+            if _is_tried_again(error):
+                why = error.message if isinstance(error, FineTuneError) else repr(error)
+                events.say("retried", f"{verb} is tried again: {why}", level="warn", stage=verb)
+            raise
         seconds = perf_counter() - start
         record = record.model_copy(update={"seconds": seconds})
         text = f"{summary(record)}{' (cached)' if record.cached else ''}"
         terminal.finished(text, seconds)
+    events.stage_ended(verb, record, text)
     get_run_logger().info("%s: %s, %.1f s", verb, text, seconds)
     return record
+
+
+def _is_tried_again(error: Exception) -> bool:
+    """Whether Prefect will run this task once more."""
+    context = TaskRunContext.get()
+    return (
+        context is not None
+        and not isinstance(error, InputError)
+        and context.task_run.run_count <= context.task.retries
+    )

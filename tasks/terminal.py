@@ -58,6 +58,8 @@ class Terminal:
             self._progress.update(
                 self._bar, completed=event["step"], total=event["total_steps"], facts=facts
             )
+        elif event["type"] == "eased" and self._shown:
+            self._console.print(f"  {self._verb}  {event['cause']}: {event['action']}")
         elif event["type"] == "validation" and self._shown:
             self._console.print(
                 f"  {self._verb}  step {event['step']}  valid_loss {event['valid_loss']:.4f}  "

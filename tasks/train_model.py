@@ -1,18 +1,38 @@
-"""The task that trains the model, in a child process that it supervises."""
+"""The task that trains the model, in child processes that it supervises."""
+
+from typing import Any
 
 from prefect import task
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
-from finetune_core import child
-from finetune_core.child import Event
+from finetune_core.child import Emit, Event
 from finetune_core.config import PipelineConfig
+from finetune_core.exceptions import JobPausedError
 from finetune_core.hub import open_hub
 from finetune_core.hub.tracking import Tracking
 from finetune_core.trainers.checkpoints import finished_training
-from finetune_core.trainers.request import MEMORY, TrainRequest
+from finetune_core.trainers.control import Control, Wish
+from finetune_core.trainers.request import TrainRequest
+from finetune_core.trainers.supervise import supervise
 from finetune_core.types import Job, TokenizedData, TrainedCheckpoints
 from tasks.artifacts import ProgressArtifact
 from tasks.stage import STAGE, run_stage, worth_a_retry
-from tasks.terminal import Terminal
+
+PAUSED = "Paused"
+
+
+def train_model(job: Job, config: PipelineConfig, tokens: TokenizedData) -> TrainedCheckpoints:
+    """Tokens → checkpoints; it goes on from the last whole one.
+
+    Raises:
+        JobPausedError: The job was asked to pause.
+    """
+    state: State[Any] = train(job, config, tokens, return_state=True)
+    if state.name == PAUSED:
+        raise JobPausedError(state.message or PAUSED)
+    trained: TrainedCheckpoints = state.result()
+    return trained
 
 
 @task(
@@ -22,43 +42,47 @@ from tasks.terminal import Terminal
     retry_condition_fn=worth_a_retry,
     **STAGE,
 )
-def train_model(job: Job, config: PipelineConfig, tokens: TokenizedData) -> TrainedCheckpoints:
-    """Tokens → checkpoints; a retry goes on from the last whole one."""
+def train(
+    job: Job, config: PipelineConfig, tokens: TokenizedData
+) -> TrainedCheckpoints | State[None]:
+    """The training; where it is paused, which is no failure, a completed state of that name."""
+    control = Control(job.control)
     request = TrainRequest(
         tokens=tokens,
         model=config.model,
         training=config.training,
         lora=config.lora,
         output=job.folder / "checkpoints",
+        control=job.control,
     )
     tracking = Tracking(open_hub(job.organization), job)
 
-    def work(terminal: Terminal) -> TrainedCheckpoints:
+    def work(tell: Emit) -> TrainedCheckpoints:
         artifact = ProgressArtifact(job)
 
         def hear(event: Event) -> None:
-            for observer in (terminal, artifact, tracking.tell_event):
+            for observer in (tell, artifact, tracking.tell_event):
                 observer(event)
 
         with tracking.system_metrics():
-            trained = child.run(
-                "finetune_core.trainers.engine:train",
-                request,
-                TrainedCheckpoints,
-                folder=job.logs,
-                on_event=hear,
-                environment=MEMORY,
-            )
+            trained = supervise(request, folder=job.logs, on_event=hear)
         artifact.finished()
         return trained
 
-    trained = run_stage(
-        "train",
-        lambda terminal: finished_training(request.output) or work(terminal),
-        lambda trained: (
-            f"{trained.steps:,} steps, {trained.trained_tokens:,} tokens, "
-            f"loss {trained.train_loss:.4f}"
-        ),
-    )
-    tracking.tell_training(trained)
+    try:
+        trained = run_stage(
+            job,
+            "train",
+            lambda tell: finished_training(request.output) or work(tell),
+            lambda trained: (
+                f"{trained.steps:,} steps, {trained.trained_tokens:,} tokens, "
+                f"loss {trained.train_loss:.4f}"
+            ),
+        )
+        tracking.tell_training(trained)
+        if control.asked() is Wish.PAUSE:  # too late for the training, in time for what follows
+            control.done(Wish.PAUSE)
+            raise JobPausedError(f"paused after the last step, {trained.steps}")
+    except JobPausedError as paused:
+        return Completed(name=PAUSED, message=paused.message)
     return trained

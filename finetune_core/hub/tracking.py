@@ -164,8 +164,14 @@ class Tracking:
         self._once("report", tell)
 
     def end(self, status: str) -> None:
-        """Closes the run as FINISHED, FAILED or KILLED."""
-        self._try(lambda run_id: self._hub.end_run(run_id, status))
+        """Closes the run as FINISHED, FAILED or KILLED, the job's events kept with it."""
+
+        def tell(run_id: str) -> None:
+            if self._job.events.exists():
+                self._hub.log_file(run_id, self._job.events)
+            self._hub.end_run(run_id, status)
+
+        self._try(tell)
 
     @contextmanager
     def system_metrics(self) -> Iterator[None]:

@@ -8,10 +8,17 @@ from finetune_core.config import PipelineConfig
 from finetune_core.exceptions import (
     IncompatibleConfigError,
     InvalidConfigError,
+    JobInUseError,
     JobNotFoundError,
     OutputError,
 )
-from finetune_core.jobs import find_config, model_name, open_job, organization_folder
+from finetune_core.jobs import (
+    find_config,
+    model_name,
+    open_job,
+    organization_folder,
+    working_on,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -85,3 +92,12 @@ def test_a_model_is_named_after_its_base_and_its_dataset(base, path, name):
     value = {"model": {"name": base}, "dataset": {"path": path}}
     assert model_name(PipelineConfig.parse(value)) == name
     assert model_name(PipelineConfig.parse(value | {"registry": {"model_name": "own"}})) == "own"
+
+
+def test_one_process_works_on_a_job_at_a_time(monkeypatch):
+    monkeypatch.setattr("finetune_core.jobs.LOCK_SECONDS", 0.2)
+    job = open_job(config(), "acme")
+    with working_on(job), pytest.raises(JobInUseError, match=job.id), working_on(job):
+        pass
+    with working_on(job):
+        pass

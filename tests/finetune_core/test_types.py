@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import time
+import uuid
+from datetime import datetime, timezone
 
 import pytest
 from pydantic import ValidationError
 
-from finetune_core.types import EvaluationReport, Job, new_job_id
+from finetune_core.types import EvaluationReport, Job, job_id_of, new_job_id
 
 JOB_ID = re.compile(r"ftjob-[0-9a-hjkmnp-tv-z]{24}")  # base 32 without i, l, o and u
 
@@ -19,6 +21,15 @@ def test_a_job_id_is_ftjob_and_24_characters():
 
 def test_job_ids_are_unique():
     assert len({new_job_id() for _ in range(10_000)}) == 10_000
+
+
+def test_a_flow_runs_job_has_one_id_that_sorts_by_time(monkeypatch):
+    run, created = uuid.uuid4(), datetime(2026, 1, 2, tzinfo=timezone.utc)
+    found = job_id_of(run, created)
+    assert JOB_ID.fullmatch(found)
+    assert job_id_of(run, created) == found != job_id_of(uuid.uuid4(), created)
+    monkeypatch.setattr(time, "time_ns", lambda: int((created.timestamp() + 1) * 10**9))
+    assert found < new_job_id()
 
 
 def test_job_ids_sort_by_time(monkeypatch):

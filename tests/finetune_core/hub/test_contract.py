@@ -219,6 +219,45 @@ class TestHub:
         with pytest.raises(VersionNotFoundError):
             hub.get(name, "nobody-s")
 
+    def test_all_versions_are_listed_the_newest_first(self, hub, register, run_id):
+        first = register(run_id, name="listed-a")
+        second = register(hub.start_run("another", {}), name="listed-b")
+        found = [each for each in hub.versions() if each.model_name.startswith("listed-")]
+        assert sorted(found) == [first, second]
+        assert found == sorted(found, key=lambda each: each.created_at, reverse=True)
+        assert abs(first.created_at - time.time()) < 60
+        assert first.ref == "listed-a@1"
+
+    def test_a_deleted_version_is_gone_with_its_aliases_and_its_number(self, hub, register, run_id):
+        name = register(run_id).model_name
+        second = register(hub.start_run("another", {}))
+        hub.delete(name, 2)
+        assert [each.version for each in hub.versions(name)] == [1]
+        for version in (2, "candidate"):
+            with pytest.raises(VersionNotFoundError):
+                hub.get(name, version)
+        third = register(hub.start_run("one more", {}))
+        assert (second.version, third.version) == (2, 3)
+
+    def test_a_deleted_model_is_gone_with_its_versions(self, hub, register, run_id):
+        name = register(run_id).model_name
+        hub.delete(name)
+        assert hub.versions(name) == []
+        with pytest.raises(VersionNotFoundError):
+            hub.get(name, 1)
+
+    def test_what_is_not_there_cannot_be_deleted(self, hub, register, run_id):
+        name = register(run_id).model_name
+        for missing in ((name, 7), ("nobody-s", 1), ("nobody-s", None)):
+            with pytest.raises(VersionNotFoundError):
+                hub.delete(*missing)
+
+    def test_params_come_back_as_text(self, hub, run_id):
+        hub.log_params(run_id, {"rank": 16, "path": "a/b"})
+        assert hub.params(run_id) == {"rank": "16", "path": "a/b"}
+        with pytest.raises(HubError):
+            hub.params("nobody-s")
+
     def test_a_download_has_the_same_bytes(self, hub, register, run_id, adapter, tmp_path):
         folder = hub.download(register(run_id), tmp_path / "fetched")
         found = {
