@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class MemoryHub:
         self.runs: dict[str, MemoryRun] = {}
         self._versions: dict[str, list[tuple[Version, Path]]] = {}
         self._aliases: dict[tuple[str, str], int] = {}
+        self._numbers: dict[str, int] = {}
 
     def look(self) -> str:
         """Nowhere."""
@@ -57,6 +59,10 @@ class MemoryHub:
         for name, value in params.items():
             if known.setdefault(name, str(value)) != str(value):
                 raise HubError(f"the param {name} is already {known[name]}")
+
+    def params(self, run_id: str) -> dict[str, str]:
+        """The params."""
+        return dict(self._run(run_id).params)
 
     def log_points(self, run_id: str, points: Sequence[Point]) -> None:
         """Adds values."""
@@ -90,18 +96,21 @@ class MemoryHub:
         known = self._versions.setdefault(new.model_name, [])
         version = next((each for each, _ in known if each.run_id == run_id), None)
         if version is None:
-            number = len(known) + 1
+            number = self._numbers[new.model_name] = self._numbers.get(new.model_name, 0) + 1
             uri = f"models:/{new.model_name}/{number}"
-            version = Version(new.model_name, number, uri, run_id, dict(new.tags), [])
+            created = int(time.time())
+            version = Version(new.model_name, number, uri, run_id, dict(new.tags), [], created)
             known.append((version, folder))
         self._aliases[new.model_name, new.alias] = version.version
         return self.get(new.model_name, version.version)
 
-    def versions(self, model_name: str) -> list[Version]:
+    def versions(self, model_name: str | None = None) -> list[Version]:
         """The versions, the newest first."""
         self._answer()
-        known = self._versions.get(model_name, [])
-        return [self.get(model_name, each.version) for each, _ in reversed(known)]
+        names = self._versions if model_name is None else [model_name]
+        known = [each for name in names for each, _ in self._versions.get(name, [])]
+        known.sort(key=lambda each: (each.created_at, each.version), reverse=True)
+        return [self.get(each.model_name, each.version) for each in known]
 
     def get(self, model_name: str, version: int | str) -> Version:
         """One version, by its number or by an alias."""
@@ -119,6 +128,21 @@ class MemoryHub:
                 ]
                 return each._replace(aliases=aliases)
         raise VersionNotFoundError(f"there is no version {version} of {model_name}")
+
+    def delete(self, model_name: str, version: int | None = None) -> None:
+        """Forgets a version, or a model."""
+        self._answer()
+        if model_name not in self._versions:
+            raise VersionNotFoundError(f"there is no model {model_name}")
+        if version is None:
+            del self._versions[model_name], self._numbers[model_name]
+        else:
+            gone = self.get(model_name, version).version
+            kept = [each for each in self._versions[model_name] if each[0].version != gone]
+            self._versions[model_name] = kept
+        for (name, alias), number in list(self._aliases.items()):
+            if name == model_name and version in (None, number):
+                del self._aliases[name, alias]
 
     def download(self, version: Version, folder: Path) -> Path:
         """Copies the folder."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,8 +18,11 @@ from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.environment_variables import MLFLOW_TRACKING_AUTH
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.tracking.request_auth.abstract_request_auth_provider import RequestAuthProvider
+from mlflow.tracking.request_auth.registry import _request_auth_provider_registry
 from sqlalchemy.exc import SQLAlchemyError
 
 from finetune_core.config.settings import Settings
@@ -29,15 +34,63 @@ from finetune_core.exceptions import (
     VersionNotFoundError,
 )
 from finetune_core.hub.ports import NewVersion, Point, Version
+from finetune_core.hub.service_user import ServiceUser, read_service_user
 from finetune_core.storage import from_here
 
-# What MLflow says where its server is away, or answers nonsense.
-AWAY = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED"}
+# What MLflow says where its server is away, answers nonsense, or has not got our user yet.
+AWAY = {
+    "INTERNAL_ERROR",
+    "REQUEST_LIMIT_EXCEEDED",
+    "TEMPORARILY_UNAVAILABLE",
+    "UNAUTHENTICATED",
+}
 NO_ALIAS = "Registered model alias"  # MLflow calls an unknown one an invalid parameter
 PARAMS_PER_CALL, POINTS_PER_CALL = 100, 1000  # the server's limits
 PARAM_LENGTH = 6000
 SHORT_DIGEST = 12  # a dataset's digest has room for 36 characters; the whole is a tag
+PAGE = 1000  # what a search gives at once
 SAMPLING_SECONDS = 5.0
+
+
+class _ServiceUsers(RequestAuthProvider):
+    """Gives every request the password and the workspace of the user that its URL names.
+
+    MLflow's client takes both from the environment, which all organisations of a process share,
+    and works in threads of its own, which a context variable does not follow. The URL of the
+    server reaches them all, and the user's name in it is no secret.
+    """
+
+    NAME = "finetune"
+
+    def __init__(self) -> None:
+        self._users: dict[str, ServiceUser] = {}
+
+    def add(self, address: str, user: ServiceUser) -> str:
+        """Gives the URL with which a client speaks as a user."""
+        parts = urlsplit(address)
+        parts = parts._replace(netloc=f"{user.name}@{parts.netloc}")
+        self._users[parts.netloc] = user
+        os.environ[MLFLOW_TRACKING_AUTH.name] = self.NAME
+        return parts.geturl()
+
+    def get_name(self) -> str:
+        """What MLFLOW_TRACKING_AUTH calls this."""
+        return self.NAME
+
+    def get_auth(self) -> _ServiceUsers:
+        """What requests calls with each request."""
+        return self
+
+    def __call__(self, request: Any) -> Any:
+        """Adds the headers; a URL without a user of ours goes out as it came."""
+        if user := self._users.get(urlsplit(request.url).netloc):
+            request.headers.update(user.headers())
+        return request
+
+
+_SERVICE_USERS = _ServiceUsers()
+# The registry makes what it is given; ours is to know the users.
+_request_auth_provider_registry.register(lambda: _SERVICE_USERS)  # type: ignore[no-untyped-call]
 
 
 class MlflowHub:
@@ -46,33 +99,45 @@ class MlflowHub:
     Args:
         settings: Where the server is; without one, an SQLite file and a folder of artifacts
             lie under the organisation's own.
-        organization: Its runs lie in an experiment of its name.
+        organization: Its runs lie in an experiment of its name, and in a workspace of its own
+            where the server has workspaces.
     """
 
     def __init__(self, settings: Settings, organization: str) -> None:
+        self._settings = settings
         self._experiment = organization
         self._artifacts: str | None = None
-        self._uri = settings.tracking_uri or ""
-        if "@" in urlsplit(self._uri).netloc:
+        self._address = settings.tracking_uri or ""
+        if "@" in urlsplit(self._address).netloc:
             problem = "holds a password; use MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
             raise InvalidConfigError([Fault("MLFLOW_TRACKING_URI", problem)])
-        if not self._uri:
-            folder = settings.organization_folder(organization) / "mlflow"
-            folder.mkdir(parents=True, exist_ok=True)
-            self._uri = f"sqlite:///{folder / 'mlflow.db'}"
-            self._artifacts = (folder / "artifacts").as_uri()
+        if self._address:
+            return
+        folder = settings.organization_folder(organization) / "mlflow"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._address = f"sqlite:///{folder / 'mlflow.db'}"
+        self._artifacts = (folder / "artifacts").as_uri()
         # Two jobs that come first at once would both make the tables of a new file.
-        lock = FileLock(folder / "mlflow.lock") if self._artifacts else nullcontext()
-        with lock, _translated():
-            self._client = mlflow.MlflowClient(self._uri, self._uri)
-            if self._artifacts:
-                self._experiment_id()
+        with FileLock(folder / "mlflow.lock"), _translated():
+            self._experiment_id()
+
+    @cached_property
+    def _uri(self) -> str:
+        """The address as MLflow's client takes it; asked for late, as a user may be made late."""
+        if self._artifacts or not self._settings.mlflow_workspaces:
+            return self._address
+        user = read_service_user(self._settings, self._experiment)
+        return _SERVICE_USERS.add(self._address, user)
+
+    @cached_property
+    def _client(self) -> mlflow.MlflowClient:
+        return mlflow.MlflowClient(self._uri, self._uri)
 
     def look(self) -> str:
         """The server's address, or the command that starts one on the local file."""
         if self._artifacts is None:
-            return self._uri
-        file = Path(self._uri.removeprefix("sqlite:///"))
+            return self._address
+        file = Path(self._address.removeprefix("sqlite:///"))
         return f"mlflow ui --backend-store-uri sqlite:///{from_here(file)}"
 
     def start_run(self, name: str, tags: Mapping[str, str]) -> str:
@@ -92,6 +157,11 @@ class MlflowHub:
         with _translated():
             for start in range(0, len(entries), PARAMS_PER_CALL):
                 self._client.log_batch(run_id, params=entries[start : start + PARAMS_PER_CALL])
+
+    def params(self, run_id: str) -> dict[str, str]:
+        """The params of a run."""
+        with _translated():
+            return dict(self._client.get_run(run_id).data.params)
 
     def log_points(self, run_id: str, points: Sequence[Point]) -> None:
         """Adds values of metrics, a thousand a call."""
@@ -173,12 +243,20 @@ class MlflowHub:
             )
         return self.get(new.model_name, int(version.version))
 
-    def versions(self, model_name: str) -> list[Version]:
-        """The versions of a model, the newest first."""
+    def versions(self, model_name: str | None = None) -> list[Version]:
+        """The versions of a model or of all, the newest first."""
+        wanted = None if model_name is None else f"name = {json.dumps(model_name)}"
         with _translated():
-            found = self._client.search_model_versions(f"name = {json.dumps(model_name)}")
-            numbers = sorted((int(each.version) for each in found), reverse=True)
-        return [self.get(model_name, number) for number in numbers]
+            # MLflow's search for versions leaves their aliases out.
+            aliases: dict[tuple[str, str], list[str]] = {}
+            for model in _all(self._client.search_registered_models, wanted):
+                for alias, number in model.aliases.items():
+                    aliases.setdefault((model.name, str(number)), []).append(alias)
+            found = [
+                _version(each)._replace(aliases=aliases.get((each.name, str(each.version)), []))
+                for each in _all(self._client.search_model_versions, wanted)
+            ]
+        return sorted(found, key=lambda each: (each.created_at, each.version), reverse=True)
 
     def get(self, model_name: str, version: int | str) -> Version:
         """One version, by its number or by an alias."""
@@ -188,6 +266,14 @@ class MlflowHub:
             else:
                 found = self._client.get_model_version(model_name, str(version))
         return _version(found)
+
+    def delete(self, model_name: str, version: int | None = None) -> None:
+        """Forgets a version, or a model with all that it has."""
+        with _translated():
+            if version is None:
+                self._client.delete_registered_model(model_name)
+            else:
+                self._client.delete_model_version(model_name, str(version))
 
     def download(self, version: Version, folder: Path) -> Path:
         """Fetches a version's files."""
@@ -232,7 +318,19 @@ def _version(found: ModelVersion) -> Version:
         run_id=found.run_id or "",
         tags=dict(found.tags),
         aliases=list(found.aliases),
+        created_at=(found.creation_timestamp or 0) // 1000,
     )
+
+
+def _all(search: Callable[..., Any], wanted: str | None) -> Iterator[Any]:
+    """What a search finds, page by page."""
+    token: str | None = None
+    while True:
+        found = search(wanted, max_results=PAGE, page_token=token)
+        yield from found
+        token = found.token
+        if not token:
+            return
 
 
 @contextmanager

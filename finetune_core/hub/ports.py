@@ -36,6 +36,12 @@ class Version(NamedTuple):
     run_id: str
     tags: dict[str, str]
     aliases: list[str]
+    created_at: int = 0  # seconds since 1970
+
+    @property
+    def ref(self) -> str:
+        """The name that tells it from every other version: NAME@NUMBER."""
+        return f"{self.model_name}@{self.version}"
 
 
 class Hub(Protocol):
@@ -52,6 +58,9 @@ class Hub(Protocol):
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         """Adds params, each once and for good."""
+
+    def params(self, run_id: str) -> dict[str, str]:
+        """The params of a run, as text."""
 
     def log_points(self, run_id: str, points: Sequence[Point]) -> None:
         """Adds values of metrics."""
@@ -73,11 +82,18 @@ class Hub(Protocol):
     def register(self, run_id: str, folder: Path, new: NewVersion) -> Version:
         """Keeps a folder as a version under an alias; a run has at most one of a name."""
 
-    def versions(self, model_name: str) -> list[Version]:
-        """The versions of a model, the newest first."""
+    def versions(self, model_name: str | None = None) -> list[Version]:
+        """The versions of a model, or of all models, the newest first."""
 
     def get(self, model_name: str, version: int | str) -> Version:
         """One version, by its number or by an alias.
+
+        Raises:
+            VersionNotFoundError: There is none.
+        """
+
+    def delete(self, model_name: str, version: int | None = None) -> None:
+        """Forgets a version, or a model with all that it has. A version's number is not reused.
 
         Raises:
             VersionNotFoundError: There is none.

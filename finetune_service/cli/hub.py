@@ -1,0 +1,122 @@
+"""finetune-cli hub: the models and adapters of the registry."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from finetune_core.hub import open_hub
+from finetune_service.cli.organizations import when
+from finetune_service.exceptions import NotFoundError
+from finetune_service.hub import AdapterRecord, Catalog, ModelRecord
+from flows import options
+from flows.command import report_errors
+
+hub = typer.Typer(no_args_is_help=True, help="List, look at and delete models and adapters.")
+
+Name = Annotated[str, typer.Argument(help="NAME, NAME@VERSION or NAME@ALIAS.")]
+
+
+@hub.command("list")
+def list_records(
+    organization: options.Organization = "local", as_json: options.AsJson = False
+) -> None:
+    """List models and adapters, the newest first."""
+
+    def work(catalog: Catalog) -> None:
+        models, adapters = list(catalog.models()), list(catalog.adapters())
+        if as_json:
+            _print_json(
+                {
+                    "models": [each.model_dump() for each in models],
+                    "adapters": [each.model_dump() for each in adapters],
+                }
+            )
+            return
+        table = Table("id", "kind", "base model", "dataset", "created", box=None)
+        for adapter in adapters:
+            made = when(adapter.created_at)
+            table.add_row(adapter.id, "adapter", adapter.model_id, adapter.dataset or "", made)
+        for model in models:
+            table.add_row(model.id, f"{model.type} model", "", "", when(model.created_at))
+        _print(table)
+
+    _run(work, organization, as_json)
+
+
+@hub.command("get")
+def get_record(
+    name: Name, organization: options.Organization = "local", as_json: options.AsJson = False
+) -> None:
+    """Look at a model or an adapter."""
+
+    def work(catalog: Catalog) -> None:
+        record = _either(catalog.adapter, catalog.model, name)
+        if as_json:
+            _print_json(record.model_dump())
+            return
+        table = Table(box=None, show_header=False)
+        facts = record.model_dump() | {"created_at": when(record.created_at)}
+        for field, value in (facts | facts.pop("parameters", {})).items():
+            table.add_row(field, str(value))
+        _print(table)
+
+    _run(work, organization, as_json)
+
+
+@hub.command("delete")
+def delete_record(
+    name: Name,
+    force: Annotated[
+        bool, typer.Option("--force", help="Delete it although an alias points there.")
+    ] = False,
+    organization: options.Organization = "local",
+    as_json: options.AsJson = False,
+) -> None:
+    """Delete a version by NAME@VERSION, or all of a name by NAME."""
+
+    def work(catalog: Catalog) -> None:
+        _either(
+            lambda name: catalog.delete_adapter(name, force=force),
+            lambda name: catalog.delete_model(name, force=force),
+            name,
+        )
+        if as_json:
+            _print_json({"id": name, "deleted": True})
+        else:
+            _print(f"deleted {name}")
+
+    _run(work, organization, as_json)
+
+
+def _run(work: Callable[[Catalog], None], organization: str, as_json: bool) -> None:
+    report_errors(lambda: work(_catalog(organization)), as_json=as_json)
+
+
+def _catalog(organization: str) -> Catalog:
+    """Where the records come from."""
+    return Catalog(open_hub(organization))
+
+
+def _either(
+    adapter: Callable[[str], AdapterRecord], model: Callable[[str], ModelRecord], name: str
+) -> AdapterRecord | ModelRecord:
+    """What a name means: an adapter, or else a whole model."""
+    try:
+        return adapter(name)
+    except NotFoundError:
+        return model(name)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def _print(shown: str | Table) -> None:
+    Console(highlight=False, soft_wrap=True, markup=False).print(shown)

@@ -1,0 +1,5 @@
+"""The registry as its users see it: models and adapters."""
+
+from finetune_service.hub.catalog import AdapterRecord, Catalog, ModelRecord
+
+__all__ = ["AdapterRecord", "Catalog", "ModelRecord"]

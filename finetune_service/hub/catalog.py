@@ -1,0 +1,219 @@
+"""Catalog: models and adapters, as views of an organisation's registry, which alone keeps them."""
+
+from __future__ import annotations
+
+import ast
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from finetune_core.exceptions import HubError, HubUnavailableError, VersionNotFoundError
+from finetune_core.hub.ports import Hub, Version
+from finetune_core.types import Record
+from finetune_service.exceptions import ConflictError, InvalidValueError, NotFoundError
+
+# Tags and params that registering and tracking give (finetune_core.hub.card).
+BASE = "base_model"
+WHOLE = "model_digest"
+DATASET, DATASET_SOURCE = "dataset.path", "dataset.source"
+SETTINGS = "training."
+
+
+class ModelRecord(Record):
+    """A whole model: a version that was trained as a whole, or a base that adapters are for."""
+
+    id: str
+    name: str
+    type: Literal["base", "fine-tuned"]
+    origin: Literal["local", "remote"]
+    created_at: int
+
+
+class AdapterRecord(Record):
+    """An adapter: a version that needs its base model."""
+
+    id: str
+    model_id: str
+    dataset: str | None
+    created_at: int
+    parameters: dict[str, Any]
+
+
+class Catalog:
+    """The models and adapters of an organisation.
+
+    A version's id is `NAME@VERSION`. Where a name is asked for, `NAME` is its newest version and
+    `NAME@ALIAS` the one that the alias points to.
+
+    Args:
+        hub: The organisation's.
+    """
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def models(self, after: str | None = None) -> Iterator[ModelRecord]:
+        """Whole models, the newest first, then the bases of everything.
+
+        Raises:
+            InvalidValueError: `after` is none of them.
+        """
+        versions = self._hub.versions()
+        records = [_model(each) for each in versions if is_whole(each)]
+        return iter(_behind(after, records + _bases(versions), "Model"))
+
+    def adapters(self, after: str | None = None) -> Iterator[AdapterRecord]:
+        """Adapters, the newest first; they are looked at only as far as they are taken.
+
+        Raises:
+            InvalidValueError: `after` is none of them.
+        """
+        versions = [each for each in self._hub.versions() if not is_whole(each)]
+        known = {each.ref: each for each in versions}
+        if after is not None and after not in known:
+            raise InvalidValueError(f"No such Adapter object: {after}", param="after")
+        start = list(known).index(after) + 1 if after is not None else 0
+        return map(self._adapter, versions[start:])
+
+    def model(self, name: str) -> ModelRecord:
+        """A whole model.
+
+        Raises:
+            NotFoundError: There is none of that name.
+        """
+        version = self._find(name)
+        if version and is_whole(version):
+            return _model(version)
+        for base in _bases(self._hub.versions()):
+            if base.id == name:
+                return base
+        raise NotFoundError(f"there is no model {name}")
+
+    def adapter(self, name: str) -> AdapterRecord:
+        """An adapter.
+
+        Raises:
+            NotFoundError: There is none of that name.
+        """
+        version = self._find(name)
+        if version is None or is_whole(version):
+            raise NotFoundError(f"there is no adapter {name}")
+        return self._adapter(version)
+
+    def delete_model(self, name: str, *, force: bool = False) -> ModelRecord:
+        """Deletes a whole model; raises as `delete_adapter`.
+
+        A base is refused, forced or not: it is listed as long as something is made of it.
+        """
+        record = self.model(name)
+        if record.type == "base":
+            raise ConflictError(f"{name} is the base of what is in the hub; delete that instead")
+        self._delete(name, force)
+        return record
+
+    def delete_adapter(self, name: str, *, force: bool = False) -> AdapterRecord:
+        """Deletes an adapter: one version by `NAME@VERSION`, all of a name by `NAME`.
+
+        Raises:
+            NotFoundError: There is none of that name.
+            ConflictError: An alias points there, and nobody said that this does not matter.
+        """
+        record = self.adapter(name)
+        self._delete(name, force)
+        return record
+
+    def _find(self, name: str) -> Version | None:
+        model, at, version = name.rpartition("@")
+        try:
+            if at:
+                return self._hub.get(model, version)
+            return next(iter(self._hub.versions(name)), None)
+        except HubUnavailableError:
+            raise
+        except HubError:  # not there, or no name that could be
+            return None
+
+    def _delete(self, name: str, force: bool) -> None:
+        model, at, _ = name.rpartition("@")
+        version = self._find(name) if at else None
+        gone = [version] if version else self._hub.versions(name)
+        pointing = sorted(alias for each in gone for alias in each.aliases)
+        if pointing and not force:
+            raise ConflictError(
+                f"{name} is what {' and '.join(pointing)} points to",
+                hint="Move the alias first, or delete with force=true.",
+            )
+        try:
+            self._hub.delete(model if at else name, version.version if version else None)
+        except VersionNotFoundError:  # somebody else was faster
+            raise NotFoundError(f"there is no {name}") from None
+
+    def _adapter(self, version: Version) -> AdapterRecord:
+        try:
+            params = self._hub.params(version.run_id)
+        except HubUnavailableError:
+            raise
+        except HubError:  # its run was deleted
+            params = {}
+        dataset = params.get(DATASET)
+        if dataset and params.get(DATASET_SOURCE) == "local_file":
+            dataset = Path(dataset).name
+        return AdapterRecord(
+            id=version.ref,
+            model_id=version.tags.get(BASE, ""),
+            dataset=dataset,
+            created_at=version.created_at,
+            parameters={
+                name.removeprefix(SETTINGS): _value(text)
+                for name, text in params.items()
+                if name.startswith(SETTINGS)
+            },
+        )
+
+
+def is_whole(version: Version) -> bool:
+    """Whether a version is a whole model; else it is an adapter."""
+    return WHOLE in version.tags
+
+
+def _model(version: Version) -> ModelRecord:
+    return ModelRecord(
+        id=version.ref,
+        name=version.model_name,
+        type="fine-tuned",
+        origin="local",
+        created_at=version.created_at,
+    )
+
+
+def _bases(versions: list[Version]) -> list[ModelRecord]:
+    """The models that versions were made of, each from when it was first used."""
+    first = {each.tags[BASE]: each.created_at for each in versions if BASE in each.tags}
+    return [
+        ModelRecord(
+            id=name,
+            name=name,
+            type="base",
+            origin="local" if os.path.isabs(name) or os.path.exists(name) else "remote",
+            created_at=created,
+        )
+        for name, created in sorted(first.items())
+    ]
+
+
+def _behind(after: str | None, records: list[ModelRecord], kind: str) -> list[ModelRecord]:
+    if after is None:
+        return records
+    for number, each in enumerate(records):
+        if each.id == after:
+            return records[number + 1 :]
+    raise InvalidValueError(f"No such {kind} object: {after}", param="after")
+
+
+def _value(text: str) -> Any:
+    """A param as it was before it became text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
