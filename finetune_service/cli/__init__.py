@@ -5,15 +5,39 @@ from __future__ import annotations
 import typer
 
 from finetune_core import __version__
-from finetune_service.cli import data, evaluate, merge, recommend
+from finetune_service.cli import (
+    data,
+    evaluate,
+    hub,
+    job,
+    join,
+    merge,
+    organizations,
+    recommend,
+    spec,
+    stack,
+    webhooks,
+)
 from flows.command import run
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 app.command("train")(run)
 app.command("evaluate")(evaluate.evaluate)
 app.command("merge")(merge.merge)
+app.command("join")(join.join)
 app.command("recommend")(recommend.recommend)
+for command in (stack.up, stack.down, stack.status, stack.logs):
+    app.command()(command)
 app.add_typer(data.app, name="data")
+app.add_typer(hub.hub, name="hub")
+app.add_typer(job.job, name="job")
+organizations.org.add_typer(webhooks.app, name="webhook")
+app.add_typer(organizations.org, name="org")
+app.add_typer(organizations.key, name="key")
+app.add_typer(spec.create, name="create")
+app.add_typer(spec.list_, name="list")
+app.add_typer(spec.get, name="get")
+app.add_typer(spec.cancel, name="cancel")
 
 
 @app.callback()

@@ -73,7 +73,7 @@ def parts(settings: StackSettings, server: URL | None) -> list[Part]:
 
 
 def client_environment(settings: StackSettings) -> dict[str, str]:
-    """What a process needs to use the stack: addresses, passwords, where files lie."""
+    """What a process needs to use the stack: addresses, Prefect's password, where files lie."""
     told = {
         name: value
         for name, value in os.environ.items()
@@ -88,8 +88,7 @@ def client_environment(settings: StackSettings) -> dict[str, str]:
         "PREFECT_API_AUTH_STRING": prefect_auth(settings),
         "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "true",
         "MLFLOW_TRACKING_URI": settings.address(settings.mlflow_port),
-        "MLFLOW_TRACKING_USERNAME": MLFLOW_ADMIN,
-        "MLFLOW_TRACKING_PASSWORD": settings.secret("mlflow-password"),
+        "FINETUNE_MLFLOW_WORKSPACES": "true",
     }
 
 
@@ -199,11 +198,17 @@ def _mlflow(settings: StackSettings, server: URL | None) -> Part:
 
 def _api(settings: StackSettings) -> Part:
     host = settings.api_host or settings.host
-    listens = {"FINETUNE_API_HOST": host, "FINETUNE_API_PORT": str(settings.api_port)}
+    own = {
+        "FINETUNE_API_HOST": host,
+        "FINETUNE_API_PORT": str(settings.api_port),
+        # It makes the organisations' workspaces; jobs are their organisation's own user.
+        "MLFLOW_TRACKING_USERNAME": MLFLOW_ADMIN,
+        "MLFLOW_TRACKING_PASSWORD": settings.secret("mlflow-password"),
+    }
     return Part(
         API,
         _python("finetune_service.api"),
-        client_environment(settings) | listens,
+        client_environment(settings) | own,
         address=settings.api_address,
         health=f"{settings.api_address}/health",
         host=host,

@@ -1,0 +1,208 @@
+"""Scheduler: a job's flow run at Prefect. All that is asked of Prefect for jobs is asked here."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from datetime import datetime, timedelta, timezone
+from typing import Any, NamedTuple
+
+from finetune_core.config.pipeline import PipelineConfig
+from finetune_service.exceptions import UnavailableError
+from finetune_service.jobs.prefect_client import (
+    PrefectClient,
+    PrefectRefusedError,
+    PrefectUnavailableError,
+)
+from finetune_service.jobs.states import Status
+
+DEPLOYED_SECONDS = 30.0  # for so long, a deployment is where it was
+FRESH_SECONDS = 1.0  # for so long, what Prefect said holds for all requests
+PAGE = 200  # the runs that Prefect tells of at once
+KNOWN = 20_000  # the states that are remembered
+PAUSE_DAYS = 30
+# Prefect's worker falls over a run that comes back before its last process is gone.
+REST_SECONDS = 20.0
+CRASH_SECONDS = 30.0  # in which an automation may start a crashed run again
+
+STATUSES = {
+    "SCHEDULED": Status.QUEUED,
+    "PENDING": Status.QUEUED,
+    "RUNNING": Status.RUNNING,
+    "CANCELLING": Status.RUNNING,
+    "PAUSED": Status.PAUSED,
+    "CANCELLED": Status.CANCELLED,
+    "FAILED": Status.FAILED,
+    "CRASHED": Status.FAILED,
+    "COMPLETED": Status.SUCCEEDED,
+}
+
+
+class RunState(NamedTuple):
+    """A flow run's state: Prefect's kind, when it began, and what was said of it."""
+
+    kind: str
+    since: float
+    message: str | None
+
+    @property
+    def status(self) -> Status:
+        """The job's state that it stands for."""
+        if self.kind == "CRASHED" and time.time() < self.since + CRASH_SECONDS:
+            return Status.RUNNING
+        return STATUSES[self.kind]
+
+
+LOST = RunState("FAILED", 0.0, "Prefect does not know this job's flow run any more.")
+
+
+class Scheduler:
+    """Flow runs by their ids; threads may share it.
+
+    Args:
+        client: Prefect's API.
+        deployment: The deployment whose runs jobs are, as `flow/deployment`.
+    """
+
+    def __init__(self, client: PrefectClient, deployment: str) -> None:
+        self.deployment = deployment
+        self._client = client
+        self._locked = threading.Lock()
+        self._states: dict[str, tuple[float, RunState]] = {}
+        self._queue: tuple[float, list[str]] = (0.0, [])
+        self._deployment = (0.0, "")
+
+    def submit(self, job_id: str, organization: str, config: PipelineConfig) -> str:
+        """Makes a job's flow run, or finds the one that was made before.
+
+        Returns:
+            The flow run's id.
+
+        Raises:
+            UnavailableError: Prefect is away, or has no such deployment.
+        """
+        parameters = {
+            "config": config.model_dump(mode="json"),
+            "organization": organization,
+            "job_id": job_id,
+        }
+        try:
+            made = self._client.post(
+                f"/deployments/{self._deployment_id()}/create_flow_run",
+                name=job_id,
+                parameters=parameters,
+                tags=[f"org:{organization}", f"job:{job_id}"],
+                idempotency_key=job_id,
+            )
+        except PrefectRefusedError as error:
+            if error.status != 404:
+                raise
+            self._deployment = (0.0, "")  # it was deleted, and perhaps made again
+            raise PrefectUnavailableError(error.message) from None
+        return str(made["id"])
+
+    def state(self, run_id: str) -> RunState:
+        """One run's state as it is now."""
+        with self._locked:
+            self._states.pop(run_id, None)
+        return self.states([run_id])[run_id]
+
+    def states(self, run_ids: Iterable[str]) -> dict[str, RunState]:
+        """The states of runs as they were at most `FRESH_SECONDS` ago.
+
+        Raises:
+            UnavailableError: Prefect is away.
+        """
+        wanted = list(run_ids)
+        with self._locked:  # so that of many requests at once, one asks for all
+            fresh = time.monotonic() - FRESH_SECONDS
+            missing = [
+                each for each in wanted if each not in self._states or self._states[each][0] < fresh
+            ]
+            for start in range(0, len(missing), PAGE):
+                ids = missing[start : start + PAGE]
+                runs = self._client.post(
+                    "/flow_runs/filter", flow_runs={"id": {"any_": ids}}, limit=PAGE
+                )
+                found = {str(run["id"]): _state(run) for run in runs}
+                self._remember({each: found.get(each, LOST) for each in ids})
+            return {each: self._states[each][1] for each in wanted}
+
+    def position(self, run_id: str) -> int | None:
+        """How many runs wait, this one among them, until it is its turn; None far behind."""
+        with self._locked:
+            asked, waiting = self._queue
+            if asked < time.monotonic() - FRESH_SECONDS:
+                runs = self._client.post(
+                    "/flow_runs/filter",
+                    flow_runs={"state": {"type": {"any_": ["SCHEDULED", "PENDING"]}}},
+                    deployments={"id": {"any_": [self._deployment_id()]}},
+                    sort="EXPECTED_START_TIME_ASC",
+                    limit=PAGE,
+                )
+                waiting = [str(run["id"]) for run in runs]
+                self._queue = (time.monotonic(), waiting)
+        return waiting.index(run_id) + 1 if run_id in waiting else None
+
+    def cancel(self, run_id: str) -> RunState:
+        """Has a run ended: at once where it does not run, else by its worker."""
+        self._set(run_id, "CANCELLING")
+        return self.state(run_id)
+
+    def hold(self, run_id: str) -> RunState:
+        """Keeps a run that has not started from starting."""
+        if self.state(run_id).kind == "SCHEDULED":
+            until = datetime.now(timezone.utc) + timedelta(days=PAUSE_DAYS)
+            details = {"pause_timeout": until.isoformat(), "pause_reschedule": True}
+            # Forced: Prefect itself pauses only what runs.
+            self._set(run_id, "PAUSED", name="Suspended", state_details=details, force=True)
+        return self.state(run_id)
+
+    def resume(self, run_id: str) -> RunState:
+        """Has a paused run go on, when its last process is surely gone."""
+        paused = self.state(run_id)
+        if paused.kind == "PAUSED":
+            wait = max(0.0, paused.since + REST_SECONDS - time.time())
+            start = datetime.now(timezone.utc) + timedelta(seconds=wait)
+            details = {"scheduled_time": start.isoformat()}
+            self._set(run_id, "SCHEDULED", name="Resuming", state_details=details)
+        return self.state(run_id)
+
+    def _set(self, run_id: str, kind: str, *, force: bool = False, **state: Any) -> None:
+        answer = self._client.post(
+            f"/flow_runs/{run_id}/set_state", state={"type": kind, **state}, force=force
+        )
+        if answer["status"] in ("ABORT", "WAIT"):
+            reason = answer["details"].get("reason")
+            raise UnavailableError(f"Prefect does not make the run {kind}: {reason}")
+
+    def _deployment_id(self) -> str:
+        """The deployment's id."""
+        asked, found = self._deployment
+        if not found or asked < time.monotonic() - DEPLOYED_SECONDS:
+            try:
+                found = str(self._client.get(f"/deployments/name/{self.deployment}")["id"])
+            except PrefectRefusedError as error:
+                if error.status != 404:
+                    raise
+                raise PrefectUnavailableError(
+                    f"Prefect has no deployment {self.deployment}.",
+                    hint="The operator deploys it: finetune-cli up.",
+                ) from None
+            self._deployment = (time.monotonic(), found)
+        return found
+
+    def _remember(self, states: dict[str, RunState]) -> None:
+        """Takes states for fresh; those that are no longer are forgotten when there are many."""
+        now = time.monotonic()
+        if len(self._states) > KNOWN:
+            fresh = now - FRESH_SECONDS
+            self._states = {each: at for each, at in self._states.items() if at[0] >= fresh}
+        self._states.update({run_id: (now, state) for run_id, state in states.items()})
+
+
+def _state(run: dict[str, Any]) -> RunState:
+    state = run["state"]
+    since = datetime.fromisoformat(state["timestamp"].replace("Z", "+00:00")).timestamp()
+    return RunState(state["type"], since, state["message"])

@@ -1,0 +1,42 @@
+"""The one table of states and verbs."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune_service.exceptions import ConflictError
+from finetune_service.jobs.states import FINAL, LEADS, Status, Verb, check
+
+
+def test_the_table():
+    told = {
+        verb.value: {before.value: after.value for before, after in leads.items()}
+        for verb, leads in LEADS.items()
+    }
+    assert told == {
+        "cancel": dict.fromkeys(["validating_files", "queued", "running", "paused"], "cancelled"),
+        "pause": dict.fromkeys(["validating_files", "queued", "running"], "paused"),
+        "resume": {"paused": "queued"},
+        "checkpoint": {"running": "running"},
+    }
+
+
+@pytest.mark.parametrize("verb", Verb)
+@pytest.mark.parametrize("status", Status)
+def test_each_verb_in_each_state(verb, status):
+    if status in LEADS[verb]:
+        assert check(verb, status, "job")
+    elif status in LEADS[verb].values():  # asked again where it has led already
+        assert not check(verb, status, "job")
+    else:
+        with pytest.raises(
+            ConflictError, match=f"job is {status.value}, so it cannot {verb.value}"
+        ):
+            check(verb, status, "job")
+
+
+@pytest.mark.parametrize("status", FINAL)
+def test_what_has_ended_does_nothing_more(status):
+    for verb in set(Verb) - {Verb.CANCEL}:
+        with pytest.raises(ConflictError):
+            check(verb, status, "job")
