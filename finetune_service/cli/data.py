@@ -38,6 +38,7 @@ def check(
     ] = None,
     hf_dataset: options.HubDataset = None,
     model: options.Model = None,
+    task: options.ModelTask = None,
     validation: options.Validation = None,
     evaluation: options.Evaluation = None,
     format: options.Format = None,  # noqa: A002 - it is the flag's name
@@ -63,7 +64,9 @@ def check(
         config = PipelineConfig.parse(
             {
                 "dataset": {name: value for name, value in dataset.items() if value},
-                "model": {"name": model} if model else {},
+                "model": {
+                    name: value for name, value in (("name", model), ("task", task)) if value
+                },
                 "tokenization": {"max_length": max_length} if max_length else {},
             }
         )
