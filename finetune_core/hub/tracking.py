@@ -36,6 +36,7 @@ from finetune_core.types import (
 
 MEASURED = (
     "train_loss",
+    "train_token_accuracy",
     "valid_loss",
     "valid_token_accuracy",
     "learning_rate",

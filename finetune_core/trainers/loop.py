@@ -43,6 +43,8 @@ class Loop(Trainer):  # type: ignore[misc]  # transformers is untyped
         self._kernels = kernels
         self._optimizer_groups = optimizer_groups
         self._lengths = lengths
+        # Tokens that were found likeliest, and all, of the steps that are in no log yet.
+        self._right = torch.zeros(2, dtype=torch.int64, device=self.args.device)
         self.model_accepts_loss_kwargs = True  # the loss below is divided by all of a step's tokens
 
     def create_optimizer(self, model: Any = None) -> Any:
@@ -75,11 +77,14 @@ class Loop(Trainer):  # type: ignore[misc]  # transformers is untyped
                 logits[picked].float(), targets[picked], reduction="sum"
             )
             trained = picked.sum()
+            hits = (logits[picked].argmax(-1) == targets[picked]).sum()
         else:
             outputs = None
             with head.summing(labels):
                 loss = model(**self._seen(inputs)).logits.sum()
             trained = (labels[:, 1:] != IGNORED).sum()
+            hits = head.hits
+        self._right += torch.stack([hits, trained])
         if num_items_in_batch is None:
             loss = loss / trained
         else:
@@ -117,24 +122,40 @@ class Loop(Trainer):  # type: ignore[misc]  # transformers is untyped
     def _task(self) -> Task:
         return task_of(self.model)
 
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Logs with a loss the share of tokens that were found likeliest, of the same steps."""
+        if "loss" in logs:
+            right, trained = self._gathered_right()
+            logs["token_accuracy"] = right / trained
+            self._right.zero_()
+        super().log(logs, *args, **kwargs)
+
+    def _gathered_right(self) -> list[int]:
+        """`_right` of all processes."""
+        found: list[int] = self.accelerator.gather(self._right[None]).sum(0).tolist()
+        return found
+
     def _save_checkpoint(self, *args: Any) -> None:
-        """Saves with it the losses, one a process, that are in no log yet."""
+        """Saves with it what is in no log yet: the losses, one a process, and the accuracy."""
         losses = self.accelerator.gather(self._tr_loss.reshape(1))
         self.state.stateful_callbacks[UNLOGGED] = {
             "since": self._globalstep_last_logged,
             "losses": losses.tolist(),
+            "right": self._gathered_right(),
         }
         super()._save_checkpoint(*args)
         del self.state.stateful_callbacks[UNLOGGED]  # these losses are still here to be logged
 
     def _run_epoch(self, **kwargs: Any) -> None:
-        """Goes on with those losses, so that the next log has the mean it would have had."""
+        """Goes on with that, so that the next log has the means it would have had."""
         if unlogged := self.state.stateful_callbacks.pop(UNLOGGED, None):
             losses, processes = unlogged["losses"], self.args.world_size
             alike = len(losses) == processes
             mine = losses[self.args.process_index] if alike else sum(losses) / len(losses)
             self._tr_loss += mine
             self._globalstep_last_logged = unlogged["since"]
+            if self.args.process_index == 0:
+                self._right += torch.tensor(unlogged["right"], device=self.args.device)
         super()._run_epoch(**kwargs)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

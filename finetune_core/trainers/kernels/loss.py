@@ -24,8 +24,8 @@ class LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
-    ) -> torch.Tensor:
-        """Sums the loss.
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sums the loss, and counts the tokens that were found likeliest.
 
         Args:
             ctx: Keeps the gradients.
@@ -34,8 +34,9 @@ class LinearCrossEntropy(torch.autograd.Function):
             targets: (positions,), the tokens that are right.
 
         Returns:
-            A scalar, float32, in nats.
+            Two scalars: the loss, float32, in nats; the count, int64, which has no gradient.
         """
+        hits = torch.zeros((), dtype=torch.int64, device=hidden.device)
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         weight_cast = weight.to(hidden.dtype)
         for_hidden = torch.empty_like(hidden)
@@ -45,7 +46,9 @@ class LinearCrossEntropy(torch.autograd.Function):
             right = targets[part, None]
             logits = (hidden[part] @ weight_cast.t()).float()
             logits.sub_(logits.amax(1, keepdim=True))
-            loss -= logits.gather(1, right).sum()
+            of_right = logits.gather(1, right)
+            hits += (of_right == 0).sum()  # what was the largest is 0 now
+            loss -= of_right.sum()
             sums = logits.exp_().sum(1, keepdim=True)
             loss += sums.log().sum()
             # From here on it is the gradient: the probabilities, less one for the right token.
@@ -56,12 +59,13 @@ class LinearCrossEntropy(torch.autograd.Function):
             if for_weight is not None:
                 for_weight.addmm_(gradient.t(), hidden[part])
         ctx.save_for_backward(for_hidden, for_weight)
-        return loss
+        ctx.mark_non_differentiable(hits)
+        return loss, hits
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         """Scales what `forward` made."""
-        (scale,) = gradients
+        scale = gradients[0]
         for_hidden, for_weight = ctx.saved_tensors
         return (
             for_hidden * scale.to(for_hidden.dtype),
@@ -84,6 +88,8 @@ class LossHead:
         self._head = head
         self._plain = head.forward
         self._labels: torch.Tensor | None = None
+        self.hits = torch.tensor(0)
+        """Of the last forward within `summing`: tokens that were found likeliest."""
         self._scores = False
         head.forward = self._forward  # type: ignore[method-assign, assignment]
 
@@ -126,10 +132,11 @@ class LossHead:
         if torch.is_autocast_enabled(kind):
             picked = picked.to(torch.get_autocast_dtype(kind))
         with torch.autocast(kind, enabled=False):
-            loss: torch.Tensor = LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            loss, self.hits = LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
                 picked, self._head.weight, targets
             )
-        return loss.view(1, 1, 1)
+        summed: torch.Tensor = loss.view(1, 1, 1)
+        return summed
 
     def _row_sums(
         self, hidden: torch.Tensor, targets: torch.Tensor, trained: torch.Tensor

@@ -92,6 +92,7 @@ class Announcer(TrainerCallback):  # type: ignore[misc]  # transformers is untyp
                 "total_steps": state.max_steps,
                 "epoch": state.epoch,
                 "train_loss": logs["loss"],
+                "train_token_accuracy": logs["token_accuracy"],
                 "grad_norm": logs["grad_norm"],
                 "learning_rate": logs["learning_rate"],
                 "tokens": tokens,

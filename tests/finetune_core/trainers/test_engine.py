@@ -93,7 +93,9 @@ def test_every_step_has_the_loss_of_a_plain_loop_in_float32(tmp_path, request_fo
     from transformers import get_linear_schedule_with_warmup, set_seed
 
     request = request_for(tmp_path, epochs=2, lora={"lora_dropout": 0.0})
-    found = losses(request)
+    events = []
+    train(request, events.append)
+    steps = [event for event in events if event["type"] == "step"]
     set_seed(request.training.seed)
     model = add_lora(load_model(request.model), request.lora)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
@@ -108,15 +110,19 @@ def test_every_step_has_the_loss_of_a_plain_loop_in_float32(tmp_path, request_fo
         numbers = list(order)
         for start in range(0, len(numbers), 8):
             batch = collate([rows[number] for number in numbers[start : start + 8]])
-            loss = model(**batch).loss
-            expected.append(loss.item())
+            output = model(**batch)
+            loss, right = output.loss, batch["labels"][:, 1:]
+            hits = (output.logits[:, :-1].argmax(-1) == right).sum()
+            expected.append((loss.item(), (hits / (right != -100).sum()).item()))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-    assert found == pytest.approx(expected, abs=1e-4)
-    assert found[-1] < found[0] - 0.5
+    for step, (loss, accuracy) in zip(steps, expected, strict=True):
+        assert step["train_loss"] == pytest.approx(loss, abs=1e-4)
+        assert step["train_token_accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    assert expected[-1][0] < expected[0][0] - 0.5
 
 
 def test_bf16_learns_as_float32_does(tmp_path, request_for):

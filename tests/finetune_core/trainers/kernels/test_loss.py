@@ -19,7 +19,8 @@ def test_loss_and_gradients_are_those_of_the_plain_formula(count):
     expected = functional.cross_entropy(hidden @ weight.t(), targets, reduction="sum")
     gradients = torch.autograd.grad(expected * 3, (hidden, weight))
     single = hidden.detach().float().requires_grad_(), weight.detach().float().requires_grad_()
-    found = LinearCrossEntropy.apply(*single, targets)
+    found, hits = LinearCrossEntropy.apply(*single, targets)
+    assert hits == ((hidden @ weight.t()).argmax(1) == targets).sum()
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
     for mine, right in zip(torch.autograd.grad(found * 3, single), gradients, strict=True):
         assert torch.allclose(mine.double(), right, atol=1e-4)
@@ -28,7 +29,7 @@ def test_loss_and_gradients_are_those_of_the_plain_formula(count):
 def test_logits_far_apart_overflow_nothing():
     hidden = torch.tensor([[300.0, 0.0], [0.0, 300.0]], requires_grad=True)
     weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
-    loss = LinearCrossEntropy.apply(hidden, weight, torch.tensor([0, 0]))
+    loss, _ = LinearCrossEntropy.apply(hidden, weight, torch.tensor([0, 0]))
     assert loss.item() == pytest.approx(300.0)
     loss.backward()
     assert torch.isfinite(hidden.grad).all()
