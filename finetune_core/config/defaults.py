@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 import yaml
 from pydantic import AliasChoices, Field
 
-from finetune_core.config.settings import Settings
 from finetune_core.exceptions import ConfigError, Fault, InvalidConfigError, MissingConfigError
 
 SHIPPED = Path(__file__).with_name("defaults.yaml")
@@ -55,11 +55,16 @@ def load_defaults(replacement: Path | None) -> Defaults:
 
 
 @cache
-def _in_force(replacement: Path | None) -> tuple[Defaults, ConfigError | None]:
+def _in_force(replacement: str | None) -> tuple[Defaults, ConfigError | None]:
     try:
-        return load_defaults(replacement), None
+        return load_defaults(Path(replacement) if replacement else None), None
     except ConfigError as error:
         return load_defaults(None), error
+
+
+def _defaults() -> Defaults:
+    # Asked for each field of each config: to read all `Settings` would take most of its time.
+    return _in_force(os.environ.get(VARIABLE))[0]
 
 
 def check_defaults() -> None:
@@ -71,14 +76,14 @@ def check_defaults() -> None:
     Raises:
         ConfigError: As `load_defaults` found it.
     """
-    _, error = _in_force(Settings().defaults)
+    _, error = _in_force(os.environ.get(VARIABLE))
     if error is not None:
         raise error
 
 
 def default(path: str) -> Any:
     """The default of the setting at `section.field`."""
-    return _in_force(Settings().defaults)[0][path]["default"]
+    return _defaults()[path]["default"]
 
 
 def setting(path: str, *, alias: str | None = None) -> Any:
@@ -88,7 +93,7 @@ def setting(path: str, *, alias: str | None = None) -> Any:
         path: `section.field`.
         alias: Another name under which the field is accepted.
     """
-    spec = _in_force(Settings().defaults)[0][path]
+    spec = _defaults()[path]
     name = path.rpartition(".")[2]
     return Field(
         default=spec["default"],
@@ -104,7 +109,7 @@ def setting_or_auto(path: str) -> Any:
 
 def within(path: str) -> Any:
     """The limits of a setting, for the numeric branch of a union."""
-    return Field(**_limits(_in_force(Settings().defaults)[0][path]))
+    return Field(**_limits(_defaults()[path]))
 
 
 def _limits(spec: dict[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,8 @@ from finetune_core.exceptions import (
 from finetune_core.types import DatasetFormat, DatasetSource, Strategy, Template, TrainingMethod
 
 INCOMPATIBLE = "incompatible"
+# Ten times as fast where PyYAML came with its C part.
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 class PipelineConfig(Section):
@@ -124,7 +126,8 @@ class PipelineConfig(Section):
 
     def to_yaml(self, path: Path | str) -> None:
         """Writes the config as YAML."""
-        Path(path).write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+        values = self.model_dump(mode="json")
+        Path(path).write_text(yaml.dump(values, Dumper=DUMPER, sort_keys=False))
 
     def to_json(self, path: Path | str) -> None:
         """Writes the config as JSON."""

@@ -160,7 +160,7 @@ def _faults(config: ModelConfig, task: Task) -> Iterator[None]:
 
 
 def load_model_and_tokenizer(
-    config: ModelConfig, method: TrainingMethod | None = None
+    config: ModelConfig, method: TrainingMethod | None = None, labels: Sequence[str] = ()
 ) -> tuple[Any, Any]:
     """Loads a model onto the device, and its tokenizer, with a token to pad with.
 
@@ -168,6 +168,7 @@ def load_model_and_tokenizer(
         config: The model.
         method: What it is for: it is loaded as a job of that method does. Without it, it is
             quantised where `quantization_bits` is set, and else as for `lora`.
+        labels: What one that chooses chooses from, sorted; without them, what it was made for.
 
     Returns:
         The model and the tokenizer.
@@ -183,6 +184,6 @@ def load_model_and_tokenizer(
         tokenizer.pad_token = tokenizer.eos_token
     asked = method is None and "quantization_bits" in config.model_fields_set
     if asked or method is TrainingMethod.QLORA:
-        return load_quantized(config), tokenizer
+        return load_quantized(config, labels), tokenizer
     load = load_to_train if method is TrainingMethod.FULL_FINETUNING else load_model
-    return load(config).to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+    return load(config, labels).to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer

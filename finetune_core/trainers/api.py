@@ -14,7 +14,7 @@ from finetune_core.config.pipeline import PipelineConfig
 from finetune_core.config.sections import LoraConfig, TokenizationConfig, TrainingConfig
 from finetune_core.exceptions import Fault, IncompatibleConfigError, OutputError, TrainingError
 from finetune_core.jobs import check_writable, organization_folder
-from finetune_core.models.tasks import task_of
+from finetune_core.models.tasks import CHOOSES, task_of
 from finetune_core.storage import digest_json, write_json
 from finetune_core.trainers.checkpoints import Checkpoints, choose, finished_training
 from finetune_core.trainers.methods import METHODS
@@ -62,7 +62,8 @@ class BaseTrainer:
     frozen weights stay cast. So a trainer trains once.
 
     Args:
-        model: A causal model. The methods that train an adapter add it to this very object.
+        model: A model of transformers'. The methods that train an adapter add it to this very
+            object. One that chooses has been loaded with the labels of the rows.
         tokenizer: The model's, a fast one of transformers'.
         training_config: How the model is trained; the class of the trainer is its method.
         lora_config: The adapter.
@@ -147,9 +148,7 @@ class BaseTrainer:
         )
 
     def _splits(self, dataset: Rows | Mapping[str, Rows]) -> Splits:
-        known = self._model.get_input_embeddings().num_embeddings
-        vocabulary = max(known, max(self._tokenizer.get_vocab().values()) + 1)
-        return make_splits(dataset, self._tokenizer, self._config, self._ratio, vocabulary)
+        return make_splits(dataset, self._model, self._tokenizer, self._config, self._ratio)
 
     def _open_output(self, splits: Splits) -> Path:
         """Makes the folder of this training, or finds it.
@@ -307,14 +306,18 @@ def _check_model(model: Any, method: TrainingMethod) -> None:
     """Refuses a model that a method cannot train.
 
     Raises:
-        IncompatibleConfigError: It is of another kind, has an adapter, or is quantised where it
-            should not be, or not where it should.
+        IncompatibleConfigError: It cannot choose, has an adapter, or is quantised where it should not be, or not
+            where it should.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     quantized, problem = getattr(model, "is_quantized", False), None
-    if (task := task_of(model)) is not Task.CAUSAL:
-        problem = f"does {task.value}; from Python, only models that write on are trained yet"
+    name = type(model).__name__
+    if task_of(model) is Task.CLASSIFICATION and not name.endswith(CHOOSES):
+        problem = (
+            f"is a {name}, which has no head that chooses; load it by "
+            "load_model_and_tokenizer(ModelConfig(name=...), labels=[...])"
+        )
     elif any(isinstance(part, BaseTunerLayer) for part in model.modules()):
         problem = "has an adapter already; merge it first, or load the base anew"
     elif method is TrainingMethod.QLORA and not quantized:

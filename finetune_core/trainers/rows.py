@@ -7,6 +7,7 @@ import json
 import math
 import tempfile
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -15,8 +16,16 @@ from finetune_core.config.sections import DatasetConfig
 from finetune_core.data.dataset import Dataset
 from finetune_core.data.masks import IGNORED
 from finetune_core.data.pipeline import DataPipeline
-from finetune_core.exceptions import DatasetError, DatasetFormatError, EmptyDatasetError
+from finetune_core.exceptions import (
+    DatasetError,
+    DatasetFormatError,
+    EmptyDatasetError,
+    Fault,
+    IncompatibleConfigError,
+)
+from finetune_core.models.tasks import fit_tokenization, label_names, task_of
 from finetune_core.trainers.methods import check_format
+from finetune_core.types import Task
 
 if TYPE_CHECKING:
     import datasets
@@ -35,20 +44,20 @@ class Splits(NamedTuple):
 
 def make_splits(
     dataset: Rows | Mapping[str, Rows],
+    model: Any,
     tokenizer: Any,
     config: PipelineConfig,
     ratio: float | None,
-    vocabulary: int,
 ) -> Splits:
     """Makes tokens of rows by the stages of a job; those that are tokens are taken as they are.
 
     Args:
         dataset: Rows, or a mapping of `train` and, where some are held out, `validation`.
-        tokenizer: A fast tokenizer of transformers'.
+        model: What learns from them.
+        tokenizer: Its tokenizer, a fast one of transformers'.
         config: Its sections for rows, tokens and the method.
         ratio: The share that is held out where no validation rows are given. Without it, that of
             the config, but nothing of tokens; with 0, nothing.
-        vocabulary: The tokens that the model knows.
 
     Raises:
         InputError: The rows cannot be read, or the method does not learn from such.
@@ -68,15 +77,15 @@ def make_splits(
         )
     tokens: Any = Splits(rows, validation)
     if ready == {False}:
-        tokens = _encode(rows, validation, tokenizer, config, ratio)
+        tokens = _encode(rows, validation, model, tokenizer, config, ratio)
     elif validation is None and ratio:
         parts = tokens.train.train_test_split(ratio, seed=config.training.seed)
         tokens = Splits(parts["train"], parts["test"])
+    known = model.get_input_embeddings().num_embeddings
+    vocabulary = max(known, max(tokenizer.get_vocab().values()) + 1)
+    check = partial(_checked, vocabulary=vocabulary, task=task_of(model))
     held_out = tokens.validation
-    return Splits(
-        _checked(tokens.train, TRAIN, vocabulary),
-        None if held_out is None else _checked(held_out, VALIDATION, vocabulary),
-    )
+    return Splits(check(tokens.train, TRAIN), held_out and check(held_out, VALIDATION))
 
 
 def digest_tokens(rows: datasets.Dataset) -> str:
@@ -96,7 +105,12 @@ def _are_tokens(rows: Any) -> bool:
 
 
 def _encode(
-    rows: Any, validation: Any, tokenizer: Any, config: PipelineConfig, ratio: float | None
+    rows: Any,
+    validation: Any,
+    model: Any,
+    tokenizer: Any,
+    config: PipelineConfig,
+    ratio: float | None,
 ) -> Splits:
     """Sanitizes and tokenizes as a job does; rows in memory go through a file."""
     with tempfile.TemporaryDirectory(prefix="finetune-rows-") as folder:
@@ -109,7 +123,9 @@ def _encode(
             file = _file(validation, Path(folder), VALIDATION)
             section = section.model_copy(update={"validation_path": file})
         held_out = bool(ratio != 0 or section.validation_path or section.validation_split)
-        pipeline = DataPipeline(section, config.tokenization, tokenizer)
+        task, most = task_of(model), tokenizer.model_max_length
+        how = fit_tokenization(config.tokenization, task, model.config.to_dict(), most)
+        pipeline = DataPipeline(section, how, tokenizer, task)
         try:
             tokens = pipeline.run(split_for_validation=held_out)
         except DatasetError as error:
@@ -117,8 +133,26 @@ def _encode(
             for name in (TRAIN, VALIDATION):
                 message = message.replace(f"{folder}/{name}.jsonl", f"the {name} dataset")
             raise type(error)(message, hint=error.hint) from None
-    check_format(config.training.method, pipeline.get_statistics()["format"])
+    statistics = pipeline.get_statistics()
+    check_format(config.training.method, statistics["format"])
+    if task is Task.CLASSIFICATION:
+        _check_labels(model, statistics["labels"])
     return Splits(tokens[TRAIN], tokens[VALIDATION]) if held_out else Splits(tokens, None)
+
+
+def _check_labels(model: Any, found: list[str]) -> None:
+    """Refuses labels that are not those, in that order, which a model chooses from.
+
+    Raises:
+        IncompatibleConfigError: They are not.
+    """
+    known = label_names(model.config.id2label)
+    if known != found:
+        problem = (
+            f"chooses from {', '.join(known)}, and the rows say {', '.join(found)}; load it by "
+            f"load_model_and_tokenizer(config, labels={found})"
+        )
+        raise IncompatibleConfigError([Fault("model", problem)])
 
 
 def _file(rows: Any, folder: Path, name: str) -> str:
@@ -147,8 +181,8 @@ def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(values, default=str)  # a date, say, of a column that nobody reads
 
 
-def _checked(rows: datasets.Dataset, name: str, vocabulary: int) -> datasets.Dataset:
-    """Tokens as a training takes them: not padded, each with its label, and with their lengths.
+def _checked(rows: datasets.Dataset, name: str, *, vocabulary: int, task: Task) -> datasets.Dataset:
+    """Tokens as a training takes them: not padded, with their labels, and with their lengths.
 
     Raises:
         EmptyDatasetError: There is no row, or nothing in them is learned.
@@ -159,12 +193,15 @@ def _checked(rows: datasets.Dataset, name: str, vocabulary: int) -> datasets.Dat
     if not len(rows):
         raise EmptyDatasetError(f"the {name} dataset of tokens has no rows")
     rows = rows.with_format(None)
+    causal = task is Task.CAUSAL
+    if "labels" not in rows.column_names and not causal:
+        raise DatasetFormatError(f"the {name} rows have no labels, and the model does {task.value}")
     if "labels" not in rows.column_names or _are_padded(rows):
-        rows = rows.map(_without_padding)
+        rows = rows.map(_without_padding if causal else _unpadded_source)
     rows = rows.select_columns(["input_ids", "labels"])
     table = rows.with_format("arrow")[:]
     lengths = pc.list_value_length(table["input_ids"])
-    if lengths != pc.list_value_length(table["labels"]):
+    if causal and lengths != pc.list_value_length(table["labels"]):
         raise DatasetFormatError(f"the {name} rows have not as many labels as input_ids")
     largest = pc.max(pc.list_flatten(table["input_ids"])).as_py()
     if largest is None or largest >= vocabulary:
@@ -184,6 +221,11 @@ def _are_padded(rows: datasets.Dataset) -> bool:
         return False
     masks = rows.select_columns(["attention_mask"]).with_format("arrow")[:]["attention_mask"]
     return not pc.min(pc.list_flatten(masks)).as_py()
+
+
+def _unpadded_source(row: dict[str, Any]) -> dict[str, Any]:
+    pairs = zip(row["input_ids"], row["attention_mask"], strict=True)
+    return {"input_ids": [token for token, seen in pairs if seen]}
 
 
 def _without_padding(row: dict[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,7 @@ from finetune_core.exceptions import (
     TrainingError,
 )
 from finetune_core.storage import digest_file
+from tests.families import LABELS, reviews, save_model, write_csv
 
 BASE = "examples/tiny_base"
 PROMPT = torch.tensor([[1, 5, 9, 40, 41, 42, 7]])
@@ -321,7 +322,9 @@ def test_a_method_refuses_a_model_that_it_cannot_train(config):
         num_hidden_layers=1,
         num_attention_heads=1,
     )
-    with pytest.raises(IncompatibleConfigError, match="model: does classification"):
+    with pytest.raises(
+        IncompatibleConfigError, match="is a BertForMaskedLM, which has no head"
+    ):
         LoRATrainer(BertForMaskedLM(small), tokenizer, config())
 
 
@@ -373,3 +376,32 @@ def test_what_is_loaded_is_quantised_where_that_is_asked_and_can_be_padded(tiny_
     (folder / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(ModelLoadError, match="does not load"):
         load_model_and_tokenizer(ModelConfig(name=str(folder)))
+
+
+@pytest.mark.parametrize(("family", "labels"), [("T5", ()), ("BERT", LABELS)])
+def test_models_that_transform_or_choose_are_trained_alike(tmp_path, config, family, labels):
+    base = ModelConfig(name=str(save_model(family, tmp_path / "base")))
+    file = write_csv(tmp_path / "rows.csv", reviews(96))
+    model, tokenizer = load_model_and_tokenizer(base, labels=labels)
+    losses = []
+    trainer = LoRATrainer(
+        model,
+        tokenizer,
+        config(epochs=4, batch_size=8, learning_rate=1e-3, output_dir=tmp_path / "out"),
+        LoraConfig(lora_dropout=0),
+        emit=lambda event: losses.append(event.get("valid_loss")),
+    )
+    result = trainer.train(file)
+    measured = [loss for loss in losses if loss is not None]
+    assert len(measured) == 4
+    assert measured[-1] < measured[0]
+    saved = peft.PeftConfig.from_pretrained(result.output_dir)
+    assert saved.task_type == ("SEQ_CLS" if labels else "SEQ_2_SEQ_LM")
+
+
+def test_a_model_that_chooses_from_other_labels_is_told_how_it_is_loaded(tmp_path, config):
+    base = ModelConfig(name=str(save_model("BERT", tmp_path / "base")))
+    file = write_csv(tmp_path / "rows.csv", reviews(32))
+    model, tokenizer = load_model_and_tokenizer(base, labels=["no", "yes"])
+    with pytest.raises(IncompatibleConfigError, match=r"labels=\['negative', 'positive'\]"):
+        LoRATrainer(model, tokenizer, config()).train(file)
