@@ -50,9 +50,12 @@ def measure(
 
     sampler = threading.Thread(target=sample)
     sampler.start()
-    output, _ = process.communicate()
-    done.set()
-    sampler.join()
+    try:
+        output, _ = process.communicate()
+    finally:
+        process.kill()  # one that has ended does not mind; an interrupted one must not go on
+        done.set()
+        sampler.join()
     if process.returncode:
         raise SystemExit(f"{module} {' '.join(arguments)} ended with {process.returncode}")
     result = json.loads(output.splitlines()[-1])

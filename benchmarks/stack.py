@@ -9,12 +9,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from finetune_service.stack.parts import MARK
 
 ROOT = Path(__file__).parents[1]
 BASE, ROWS = ROOT / "examples" / "tiny_base", ROOT / "examples" / "data" / "train.jsonl"
@@ -47,6 +50,16 @@ class Stack:
             **settings,
         }
         self.api = self.key = ""
+
+    @property
+    def prefect(self) -> str:
+        """Prefect's API."""
+        return f"http://127.0.0.1:{self.environment['FINETUNE_PREFECT_PORT']}/api"
+
+    @property
+    def prefect_auth(self) -> str:
+        """What Prefect asks its clients for, as `user:password`."""
+        return f"admin:{(self.home / 'stack' / 'secrets' / 'prefect-password').read_text()}"
 
     def up(self) -> None:
         """Starts everything."""
@@ -82,14 +95,46 @@ def stack(**settings: str) -> Iterator[Stack]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def machine(*also: str) -> str:
-    """The machine and what is busy on it, for the title of a table.
+class Others:
+    """How busy other programs keep this machine, beside a stack and the benchmark itself.
 
     Args:
-        also: What the benchmark itself runs there.
+        home: The stack's.
     """
-    load = psutil.getloadavg()[0]
-    return f"{os.cpu_count()} cores, shared by {', '.join(also)}; load before {load:.1f}"
+
+    def __init__(self, home: Path) -> None:
+        self._mark = str(home / "stack")
+        self._begin = self._now()
+
+    def share(self) -> float:
+        """The part of all cores that they have taken since the last time that this was asked."""
+        before, self._begin = self._begin, self._now()
+        whole, busy, ours = (now - then for now, then in zip(self._begin, before, strict=True))
+        return max(0.0, (busy - ours) / whole)
+
+    def wait(self, seconds: float, quiet: float = 0.1) -> None:
+        """Waits until they are quiet, but no longer than some seconds."""
+        deadline = time.monotonic() + seconds
+        self.share()
+        while time.monotonic() < deadline:
+            time.sleep(1)
+            if self.share() < quiet:
+                return
+
+    def _now(self) -> tuple[float, float, float]:
+        """Seconds of all cores, those in which they worked, and those of them for us."""
+        every = psutil.cpu_times()
+        own = psutil.Process().cpu_times()
+        ours = own.user + own.system + own.children_user + own.children_system
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK) == self._mark:
+                    took = process.cpu_times()
+                    ours += took.user + took.system
+            except (psutil.Error, OSError):
+                continue
+        whole = time.monotonic() * (os.cpu_count() or 1)
+        return whole, sum(every) - every.idle - every.iowait - every.guest - every.guest_nice, ours
 
 
 def _free_ports(count: int) -> list[int]:

@@ -264,8 +264,17 @@ class MlflowHub:
             if isinstance(version, str) and not version.isdigit():
                 found = self._client.get_model_version_by_alias(model_name, version)
             else:
-                found = self._client.get_model_version(model_name, str(version))
+                found = self._get(model_name, str(version))
         return _version(found)
+
+    def _get(self, model_name: str, version: str) -> ModelVersion:
+        try:
+            return self._client.get_model_version(model_name, version)
+        except MlflowException as error:
+            # A server with users refuses so what is not there: an organisation may see all it has.
+            if error.error_code != "PERMISSION_DENIED":
+                raise
+            raise VersionNotFoundError(f"the hub has no {model_name}@{version}") from None
 
     def delete(self, model_name: str, version: int | None = None) -> None:
         """Forgets a version, or a model with all that it has."""

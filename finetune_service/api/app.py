@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from limits import parse
 from limits.aio.storage import MemoryStorage
@@ -40,12 +40,6 @@ ROUTERS: tuple[APIRouter, ...] = (
 )
 """The routes that need a key; each stands under /v1 and without it."""
 
-# Said for whole classes of statuses, so that FastAPI adds no 422, which we never answer.
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": errors.ErrorBody, "description": description}
-    for status, description in (("4XX", "The request was wrong."), ("5XX", "The server failed."))
-}
-
 
 def create_app(settings: ApiSettings | None = None) -> FastAPI:
     """Makes the app; `uvicorn finetune_service.api.app:create_app --factory` serves it.
@@ -62,7 +56,8 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
         lifespan=services.running,
-        responses=ERRORS,
+        responses=errors.RESPONSES,
+        generate_unique_id_function=_operation_id,
         middleware=[
             Middleware(RequestId),
             Middleware(
@@ -82,10 +77,21 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     for prefix, shown in (("/v1", True), ("", False)):
         app.include_router(health.router, prefix=prefix, include_in_schema=shown)
         for router in ROUTERS:
-            app.include_router(router, prefix=prefix, include_in_schema=shown, dependencies=key)
+            app.include_router(
+                router,
+                prefix=prefix,
+                include_in_schema=shown,
+                dependencies=key,
+                responses=errors.KEYED,
+            )
     app.include_router(mlflow_gateway.router)
     logging.getLogger("uvicorn.access").addFilter(_without_keys)
     return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    """What a generated client calls an operation."""
+    return re.sub(r"\W", "_", "_".join([*map(str, route.tags), route.name]))
 
 
 def _body_limit(settings: ApiSettings) -> Callable[[str, str], int]:

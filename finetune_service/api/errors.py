@@ -7,7 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -29,6 +29,7 @@ from finetune_service.exceptions import (
     UnavailableError,
 )
 
+FAULTS, LONGEST = 20, 300  # that an answer tells of, and characters of a name in it
 RETRY_SECONDS = 5  # after which a server that was away may be back; the client waits up to 120
 
 STATUSES: dict[type[FineTuneError], int] = {
@@ -60,6 +61,10 @@ HEADERS = {
     503: {"Retry-After": str(RETRY_SECONDS)},
 }
 
+TEXT_HEADER = {"required": True, "schema": {"type": "string"}}
+WAIT_HEADER = {"required": True, "schema": {"type": "integer", "minimum": 1}}
+ID_HEADER = {"x-request-id": TEXT_HEADER}
+
 log = logging.getLogger(__name__)
 
 
@@ -67,15 +72,34 @@ class ErrorDetail(BaseModel):
     """What went wrong, in OpenAI's terms."""
 
     message: str
-    type: str
-    param: str | None = None
-    code: str | None = None
+    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
+    param: str | None
+    code: str | None
 
 
 class ErrorBody(BaseModel):
     """Every answer that is no success."""
 
     error: ErrorDetail
+
+
+def _said(description: str, **headers: Any) -> dict[str, Any]:
+    return {"model": ErrorBody, "description": description, "headers": {**ID_HEADER, **headers}}
+
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"headers": ID_HEADER},
+    "4XX": _said("The request was wrong."),
+    "5XX": _said("The server failed."),
+}
+"""What the page says of the answers of every route: by classes, so that FastAPI adds no 422."""
+
+KEYED: dict[int | str, dict[str, Any]] = {
+    401: _said("There is no key, or a wrong one.", **{"WWW-Authenticate": TEXT_HEADER}),
+    429: _said("The key has asked too often.", **{"Retry-After": WAIT_HEADER}),
+    503: _said("A server that is needed is away.", **{"Retry-After": WAIT_HEADER}),
+}
+"""The same, of those that need a key."""
 
 
 def error_response(
@@ -145,7 +169,8 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> Response:
-        faults = [(_field(fault["loc"]), fault["msg"]) for fault in error.errors()]
+        told = error.errors()[:FAULTS]
+        faults = [(_field(fault["loc"]), fault["msg"]) for fault in told]
         message = "; ".join(
             f"{field}: {problem}" if field else problem for field, problem in faults
         )
@@ -166,4 +191,4 @@ def _allowed(request: Request) -> str:
 
 def _field(location: tuple[Any, ...]) -> str:
     """A field's path: what the fault lies in, without the part of the request it came with."""
-    return ".".join(str(part) for part in location[1:])
+    return ".".join(str(part)[:LONGEST] for part in location[1:])

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from pydantic import BaseModel
+
+from finetune_service.api.schemas.answer import Answer
 
 T = TypeVar("T", bound=BaseModel)
 
 
-class Page(BaseModel, Generic[T]):
+class Page(Answer, Generic[T]):
     """One page. The next one is asked for by `after=last_id`."""
 
-    object: str = "list"
+    object: Literal["list"] = "list"
     data: list[T]
     has_more: bool
     first_id: str | None

@@ -81,6 +81,8 @@ class Services:
             )
             keeping.start()
         yield
+        # Those that wait are submitted by the next keeper.
+        self.jobs.submissions.shutdown(wait=False, cancel_futures=True)
         self.keeper.stop()
         self.workspaces.stop()
         self.validations.stop()

@@ -1,4 +1,4 @@
-"""finetune-cli hub: the models and adapters of the registry."""
+"""finetune-cli hub: the models and adapters of the registry, the API's or this machine's."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from finetune_core.hub import open_hub
 from finetune_service.cli.organizations import when
 from finetune_service.exceptions import NotFoundError
-from finetune_service.hub import AdapterRecord, Catalog, ModelRecord
+from finetune_service.hub import AdapterRecord, ModelRecord
+from finetune_service.sdk.backend import Registry, open_registry
 from flows import options
 from flows.command import report_errors
 
@@ -29,7 +29,7 @@ def list_records(
 ) -> None:
     """List models and adapters, the newest first."""
 
-    def work(catalog: Catalog) -> None:
+    def work(catalog: Registry) -> None:
         models, adapters = list(catalog.models()), list(catalog.adapters())
         if as_json:
             _print_json(
@@ -56,7 +56,7 @@ def get_record(
 ) -> None:
     """Look at a model or an adapter."""
 
-    def work(catalog: Catalog) -> None:
+    def work(catalog: Registry) -> None:
         record = _either(catalog.adapter, catalog.model, name)
         if as_json:
             _print_json(record.model_dump())
@@ -81,7 +81,7 @@ def delete_record(
 ) -> None:
     """Delete a version by NAME@VERSION, or all of a name by NAME."""
 
-    def work(catalog: Catalog) -> None:
+    def work(catalog: Registry) -> None:
         _either(
             lambda name: catalog.delete_adapter(name, force=force),
             lambda name: catalog.delete_model(name, force=force),
@@ -95,13 +95,8 @@ def delete_record(
     _run(work, organization, as_json)
 
 
-def _run(work: Callable[[Catalog], None], organization: str, as_json: bool) -> None:
-    report_errors(lambda: work(_catalog(organization)), as_json=as_json)
-
-
-def _catalog(organization: str) -> Catalog:
-    """Where the records come from."""
-    return Catalog(open_hub(organization))
+def _run(work: Callable[[Registry], None], organization: str, as_json: bool) -> None:
+    report_errors(lambda: work(open_registry(organization)), as_json=as_json)
 
 
 def _either(

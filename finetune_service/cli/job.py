@@ -13,6 +13,7 @@ from finetune_core.config.pipeline import read_mapping
 from finetune_core.exceptions import JobInterruptedError
 from finetune_service.cli import job_shown as shown
 from finetune_service.cli.single_dash import SingleDash
+from finetune_service.jobs.priority import Priority
 from finetune_service.jobs.states import Status, Verb
 from finetune_service.sdk.backend import (
     Backend,
@@ -83,6 +84,9 @@ def create(
         float | None, typer.Option("--lora-dropout", help="The adapter's dropout.")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Decides every draw.")] = None,
+    priority: Annotated[
+        Priority | None, typer.Option("--priority", help="Which of those that wait begin first.")
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option("--config", "-c", help="Sections of a config, for all else: YAML or JSON."),
@@ -111,6 +115,7 @@ def create(
                 method=method,
                 suffix=output_model,
                 seed=seed,
+                priority=priority.value if priority else None,
                 config=read_mapping(config) if config else None,
             )
         )
@@ -212,7 +217,7 @@ def events(
 def logs(
     name: Name, organization: options.Organization = "local", as_json: options.AsJson = False
 ) -> None:
-    """Print what a job's processes have written; over the API, its events."""
+    """Print what a job's processes have written; over the API, the last lines of it."""
 
     def work(backend: Backend) -> None:
         lines = backend.logs(name)

@@ -8,10 +8,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -65,6 +66,7 @@ class FileStore:
         self.in_use = in_use
         self.now = now
         self._root = url or str(self.home / "organizations")
+        self._lines: dict[str, threading.Lock] = {}
 
     def private(self, organization: str) -> Path:
         """The organisation's folder on this machine: locks, checks and cache."""
@@ -81,9 +83,13 @@ class FileStore:
         """The organisations that keep something here."""
         return tuple(Folder(self._root).names())
 
-    def lock(self, organization: str) -> AbstractContextManager[object]:
+    @contextmanager
+    def lock(self, organization: str) -> Iterator[None]:
         """Keeps files from being deleted: who begins to use one does so under it."""
-        return FileLock(self.private(organization) / "files.lock")
+        # Threads wait for each other here, since who waits for the file looks but every 50 ms.
+        line = self._lines.setdefault(organization, threading.Lock())
+        with line, FileLock(self.private(organization) / "files.lock"):
+            yield
 
     def incoming(self, organization: str) -> Incoming:
         """Gives a file to write, for `add`."""

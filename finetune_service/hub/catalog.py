@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,10 +48,12 @@ class Catalog:
 
     Args:
         hub: The organisation's.
+        base_names: What the folders of base models are called, where people may not see those.
     """
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, base_names: Mapping[str, str] | None = None) -> None:
         self._hub = hub
+        self._base_names = base_names or {}
 
     def models(self, after: str | None = None) -> Iterator[ModelRecord]:
         """Whole models, the newest first, then the bases of everything.
@@ -61,7 +63,7 @@ class Catalog:
         """
         versions = self._hub.versions()
         records = [_model(each) for each in versions if is_whole(each)]
-        return iter(_behind(after, records + _bases(versions), "Model"))
+        return iter(_behind(after, records + self._bases(versions), "Model"))
 
     def adapters(self, after: str | None = None) -> Iterator[AdapterRecord]:
         """Adapters, the newest first; they are looked at only as far as they are taken.
@@ -85,7 +87,7 @@ class Catalog:
         version = self._find(name)
         if version and is_whole(version):
             return _model(version)
-        for base in _bases(self._hub.versions()):
+        for base in self._bases(self._hub.versions()):
             if base.id == name:
                 return base
         raise NotFoundError(f"there is no model {name}")
@@ -161,7 +163,7 @@ class Catalog:
             dataset = Path(dataset).name
         return AdapterRecord(
             id=version.ref,
-            model_id=version.tags.get(BASE, ""),
+            model_id=self._shown(version.tags.get(BASE, "")),
             dataset=dataset,
             created_at=version.created_at,
             parameters={
@@ -170,6 +172,23 @@ class Catalog:
                 if name.startswith(SETTINGS)
             },
         )
+
+    def _bases(self, versions: list[Version]) -> list[ModelRecord]:
+        """The models that versions were made of, each from when it was first used."""
+        first = {each.tags[BASE]: each.created_at for each in versions if BASE in each.tags}
+        return [
+            ModelRecord(
+                id=self._shown(base),
+                name=self._shown(base),
+                type="base",
+                origin="local" if os.path.isabs(base) or os.path.exists(base) else "remote",
+                created_at=created,
+            )
+            for base, created in sorted(first.items())
+        ]
+
+    def _shown(self, base: str) -> str:
+        return self._base_names.get(base, base)
 
 
 def is_whole(version: Version) -> bool:
@@ -185,21 +204,6 @@ def _model(version: Version) -> ModelRecord:
         origin="local",
         created_at=version.created_at,
     )
-
-
-def _bases(versions: list[Version]) -> list[ModelRecord]:
-    """The models that versions were made of, each from when it was first used."""
-    first = {each.tags[BASE]: each.created_at for each in versions if BASE in each.tags}
-    return [
-        ModelRecord(
-            id=name,
-            name=name,
-            type="base",
-            origin="local" if os.path.isabs(name) or os.path.exists(name) else "remote",
-            created_at=created,
-        )
-        for name, created in sorted(first.items())
-    ]
 
 
 def _behind(after: str | None, records: list[ModelRecord], kind: str) -> list[ModelRecord]:

@@ -102,6 +102,7 @@ class Creation:
                 hyperparameters=resolved(wanted, config),
                 suffix=wanted.suffix,
                 seed=config.training.seed,
+                priority=wanted.priority,
                 metadata=wanted.metadata,
                 idempotency_key=idempotency_key,
             )

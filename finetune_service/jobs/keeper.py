@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from finetune_service.exceptions import UnavailableError
 from finetune_service.jobs.prefect_client import PrefectRefusedError
+from finetune_service.jobs.priority import Priority
 from finetune_service.jobs.record import JobRecord
 from finetune_service.jobs.service import Jobs, JobService
 from finetune_service.jobs.webhooks import Webhooks
@@ -76,7 +77,9 @@ class Keeper:
 
     def _finish(self, service: JobService) -> None:
         """Has every job known to Prefect, and those closed that have ended there."""
-        for record in reversed(self._unfinished(service)):  # as they came
+        urgency = list(Priority).index
+        waiting = reversed(self._unfinished(service))  # as they came
+        for record in sorted(waiting, key=lambda each: urgency(each.priority)):
             if record.flow_run_id or time.time() < record.created_at + GRACE_SECONDS:
                 continue
             if not service.has_room():
@@ -85,7 +88,7 @@ class Keeper:
                 service.submitted(record)
             except PrefectRefusedError as error:
                 service.fail(record, str(error))
-        service.look_at(self._unfinished(service))
+        service.close_ended(self._unfinished(service))
 
     def _unfinished(self, service: JobService) -> list[JobRecord]:
         return list(self._jobs.store.unfinished(service.organization, apart_from=self._settled))

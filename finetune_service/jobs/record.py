@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from finetune_service.jobs.priority import Priority
 from finetune_service.jobs.states import Status
 
 MODEL_PREFIX = "ft:"
@@ -43,9 +44,15 @@ class JobRecord(_Kept):
     hyperparameters: dict[str, Any] = Field(default_factory=dict)
     suffix: str | None = None
     seed: int = 0
+    priority: Priority = Priority.NORMAL
     metadata: dict[str, str] | None = None
     integrations: list[dict[str, Any]] | None = None
     idempotency_key: str | None = None
+
+    @property
+    def is_prefects(self) -> bool:
+        """Whether it is a flow run of a deployment, rather than a process of this machine."""
+        return bool(self.deployment or self.flow_run_id)
 
     @property
     def short(self) -> str:

@@ -21,7 +21,9 @@ from finetune_core.config.sections import rows_a_step
 from finetune_core.exceptions import ConfigError
 from finetune_core.types import TrainingMethod
 from finetune_service.exceptions import InvalidValueError
+from finetune_service.jobs.priority import Priority
 from finetune_service.jobs.record import slug
+from finetune_service.jobs.sections import sections
 
 SUPERVISED = "supervised"
 UNSUPPORTED = ("dpo", "reinforcement")
@@ -29,6 +31,17 @@ METHODS = (SUPERVISED, *(method.value for method in TrainingMethod))
 
 LONGEST = 300  # the characters that are said of a fault: its value may be of any length
 PAIRS, KEY_LENGTH, VALUE_LENGTH = 16, 64, 512
+METADATA = {
+    "anyOf": [
+        {
+            "type": "object",
+            "maxProperties": PAIRS,
+            "propertyNames": {"maxLength": KEY_LENGTH},
+            "additionalProperties": {"type": "string", "maxLength": VALUE_LENGTH},
+        },
+        {"type": "null"},
+    ]
+}
 
 # Where a request's own fields go in the config.
 SETTINGS = {
@@ -54,6 +67,10 @@ NOT_IN_CONFIG = {
 }  # fmt: skip
 
 
+SECTIONS = sections(NOT_IN_CONFIG)
+TRAINING, LORA = (SECTIONS["properties"][name]["properties"] for name in ("training", "lora"))
+
+
 # `auto` is None here: a union would show in the names of faulty fields.
 AUTO = BeforeValidator(lambda value: None if value == "auto" else value)
 
@@ -62,11 +79,15 @@ def _or_auto(**number: Any) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [{"const": "auto"}, number]})
 
 
+def _or_null(schema: dict[str, Any]) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [schema, {"type": "null"}]})
+
+
 Epochs = Annotated[
     int | None,
     Field(strict=True, ge=1, le=50),
     AUTO,
-    _or_auto(type="integer", minimum=1, maximum=50),
+    _or_auto(**TRAINING["epochs"]),  # of which the operator may allow fewer
 ]
 BatchSize = Annotated[
     int | None,
@@ -80,6 +101,15 @@ Multiplier = Annotated[
     AUTO,
     _or_auto(type="number", exclusiveMinimum=0),
 ]
+LearningRate = Annotated[
+    float | None,
+    Field(strict=True, gt=0, allow_inf_nan=False),
+    AUTO,
+    WithJsonSchema(TRAINING["learning_rate"]),
+]
+Rank = Annotated[int | None, Field(strict=True), _or_null(LORA["lora_rank"])]
+Alpha = Annotated[float | None, Field(strict=True), _or_null(LORA["lora_alpha"])]
+Dropout = Annotated[float | None, Field(strict=True), _or_null(LORA["lora_dropout"])]
 
 
 class _Asked(BaseModel):
@@ -94,10 +124,10 @@ class Hyperparameters(_Asked):
     n_epochs: Epochs = None
     batch_size: BatchSize = None
     learning_rate_multiplier: Multiplier = None
-    learning_rate: Multiplier = None
-    lora_rank: Annotated[int | None, Field(strict=True)] = None
-    lora_alpha: Annotated[float | None, Field(strict=True)] = None
-    lora_dropout: Annotated[float | None, Field(strict=True)] = None
+    learning_rate: LearningRate = None
+    lora_rank: Rank = None
+    lora_alpha: Alpha = None
+    lora_dropout: Dropout = None
 
 
 class MethodHyperparameters(_Asked):
@@ -106,8 +136,19 @@ class MethodHyperparameters(_Asked):
     hyperparameters: Hyperparameters = Hyperparameters()
 
 
+def _or_its_type(schema: dict[str, Any]) -> None:
+    """Says that the type alone will do, and nothing of what is refused."""
+    for name in UNSUPPORTED:
+        del schema["properties"][name]
+    whole = dict(schema)
+    schema.clear()
+    schema["anyOf"] = [{"type": "string", "enum": [*METHODS]}, whole]
+
+
 class Method(_Asked):
     """How to train: `supervised` is the installation's default method; the others are ours."""
+
+    model_config = ConfigDict(json_schema_extra=_or_its_type)
 
     type: str = Field(json_schema_extra={"enum": [*METHODS]})
     supervised: MethodHyperparameters | None = None
@@ -132,6 +173,13 @@ class Method(_Asked):
             raise ValueError(f"is none of {', '.join(METHODS)} (got {value!r})")
         return value
 
+    @field_validator(*UNSUPPORTED)
+    @classmethod
+    def _not_beside(cls, value: Any) -> Any:
+        if value is not None:
+            raise ValueError("is not supported here")
+        return value
+
 
 class NewJob(_Asked):
     """The body of POST /fine_tuning/jobs."""
@@ -144,16 +192,23 @@ class NewJob(_Asked):
         Field(json_schema_extra={"examples": ["lora", {"type": SUPERVISED}]}),
     ] = None
     hyperparameters: Hyperparameters | None = None
-    lora_rank: Annotated[int | None, Field(strict=True)] = None
-    lora_alpha: Annotated[float | None, Field(strict=True)] = None
-    lora_dropout: Annotated[float | None, Field(strict=True)] = None
-    suffix: Annotated[str | None, Field(min_length=1, max_length=64)] = None
+    lora_rank: Rank = None
+    lora_alpha: Alpha = None
+    lora_dropout: Dropout = None
+    suffix: Annotated[
+        str | None,
+        Field(min_length=1, max_length=64, json_schema_extra={"pattern": "[A-Za-z0-9]"}),
+    ] = None
     seed: Annotated[int | None, Field(strict=True, ge=0, le=2**32 - 1)] = None
-    metadata: dict[str, str] | None = None
-    integrations: list[Any] | None = None
+    priority: Annotated[
+        Priority, Field(description="Of the jobs that wait, the more urgent begin first.")
+    ] = Priority.NORMAL
+    metadata: Annotated[dict[str, str] | None, WithJsonSchema(METADATA)] = None
+    integrations: Annotated[list[Any] | None, Field(json_schema_extra={"maxItems": 0})] = None
     config: Annotated[
         dict[str, dict[str, Any]] | None,
         Field(description="Sections of PipelineConfig, but for what names paths or code."),
+        WithJsonSchema({"anyOf": [SECTIONS, {"type": "null"}]}),
     ] = None
 
     @field_validator("suffix")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
@@ -15,7 +15,8 @@ from finetune_service.jobs.prefect_client import (
     PrefectRefusedError,
     PrefectUnavailableError,
 )
-from finetune_service.jobs.states import Status
+from finetune_service.jobs.priority import Priority
+from finetune_service.jobs.states import FINAL, Status
 
 DEPLOYED_SECONDS = 30.0  # for so long, a deployment is where it was
 FRESH_SECONDS = 1.0  # for so long, what Prefect said holds for all requests
@@ -25,6 +26,7 @@ PAUSE_DAYS = 30
 # Prefect's worker falls over a run that comes back before its last process is gone.
 REST_SECONDS = 20.0
 CRASH_SECONDS = 30.0  # in which an automation may start a crashed run again
+CANCEL_SECONDS = 120.0  # a worker that lives ends a cancelled run's process within 30 s
 
 STATUSES = {
     "SCHEDULED": Status.QUEUED,
@@ -37,6 +39,7 @@ STATUSES = {
     "CRASHED": Status.FAILED,
     "COMPLETED": Status.SUCCEEDED,
 }
+ENDING = ["CANCELLING", *(kind for kind, status in STATUSES.items() if status in FINAL)]
 
 
 class RunState(NamedTuple):
@@ -52,6 +55,11 @@ class RunState(NamedTuple):
         if self.kind == "CRASHED" and time.time() < self.since + CRASH_SECONDS:
             return Status.RUNNING
         return STATUSES[self.kind]
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether it is cancelled, and no worker has ended it."""
+        return self.kind == "CANCELLING" and time.time() > self.since + CANCEL_SECONDS
 
 
 LOST = RunState("FAILED", 0.0, "Prefect does not know this job's flow run any more.")
@@ -73,7 +81,13 @@ class Scheduler:
         self._queue: tuple[float, list[str]] = (0.0, [])
         self._deployment = (0.0, "")
 
-    def submit(self, job_id: str, organization: str, config: PipelineConfig) -> str:
+    def submit(
+        self,
+        job_id: str,
+        organization: str,
+        config: PipelineConfig,
+        priority: Priority = Priority.NORMAL,
+    ) -> str:
         """Makes a job's flow run, or finds the one that was made before.
 
         Returns:
@@ -94,6 +108,7 @@ class Scheduler:
                 parameters=parameters,
                 tags=[f"org:{organization}", f"job:{job_id}"],
                 idempotency_key=job_id,
+                work_queue_name=priority.queue,
             )
         except PrefectRefusedError as error:
             if error.status != 404:
@@ -120,8 +135,7 @@ class Scheduler:
             missing = [
                 each for each in wanted if each not in self._states or self._states[each][0] < fresh
             ]
-            for start in range(0, len(missing), PAGE):
-                ids = missing[start : start + PAGE]
+            for ids in _pages(missing):
                 runs = self._client.post(
                     "/flow_runs/filter", flow_runs={"id": {"any_": ids}}, limit=PAGE
                 )
@@ -129,25 +143,62 @@ class Scheduler:
                 self._remember({each: found.get(each, LOST) for each in ids})
             return {each: self._states[each][1] for each in wanted}
 
+    def ended(self, run_ids: Iterable[str]) -> dict[str, RunState]:
+        """The states of those runs alone that have ended, are abandoned, or not known any more.
+
+        For many runs: what Prefect tells of each run that it names takes it half a millisecond.
+
+        Raises:
+            UnavailableError: Prefect is away.
+        """
+        found: dict[str, RunState] = {}
+        for ids in _pages(list(run_ids)):
+            known = self._client.post("/flow_runs/count", flow_runs={"id": {"any_": ids}})
+            if known < len(ids):
+                states = self.states(ids)
+            else:
+                wanted = {"id": {"any_": ids}, "state": {"type": {"any_": ENDING}}}
+                runs = self._client.post("/flow_runs/filter", flow_runs=wanted, limit=PAGE)
+                states = {str(run["id"]): _state(run) for run in runs}
+            found.update(
+                (each, at) for each, at in states.items() if at.status in FINAL or at.is_abandoned
+            )
+        return found
+
     def position(self, run_id: str) -> int | None:
         """How many runs wait, this one among them, until it is its turn; None far behind."""
         with self._locked:
             asked, waiting = self._queue
             if asked < time.monotonic() - FRESH_SECONDS:
-                runs = self._client.post(
-                    "/flow_runs/filter",
-                    flow_runs={"state": {"type": {"any_": ["SCHEDULED", "PENDING"]}}},
-                    deployments={"id": {"any_": [self._deployment_id()]}},
-                    sort="EXPECTED_START_TIME_ASC",
-                    limit=PAGE,
-                )
-                waiting = [str(run["id"]) for run in runs]
+                waiting = self._waiting()
                 self._queue = (time.monotonic(), waiting)
         return waiting.index(run_id) + 1 if run_id in waiting else None
+
+    def _waiting(self) -> list[str]:
+        """The runs that wait, in the order in which a worker takes them; the first of many."""
+        found: list[str] = []
+        for priority in Priority:
+            runs = self._client.post(
+                "/flow_runs/filter",
+                flow_runs={"state": {"type": {"any_": ["SCHEDULED"]}}},
+                deployments={"id": {"any_": [self._deployment_id()]}},
+                work_pool_queues={"name": {"any_": [priority.queue]}},
+                sort="NEXT_SCHEDULED_START_TIME_ASC",
+                limit=PAGE,
+            )
+            found += [str(run["id"]) for run in runs]
+            if len(runs) == PAGE:
+                break
+        return found
 
     def cancel(self, run_id: str) -> RunState:
         """Has a run ended: at once where it does not run, else by its worker."""
         self._set(run_id, "CANCELLING")
+        return self.state(run_id)
+
+    def give_up(self, run_id: str) -> RunState:
+        """Says of an abandoned run that it has ended."""
+        self._set(run_id, "CANCELLED", message="No worker has ended it.", force=True)
         return self.state(run_id)
 
     def hold(self, run_id: str) -> RunState:
@@ -200,6 +251,10 @@ class Scheduler:
             fresh = now - FRESH_SECONDS
             self._states = {each: at for each, at in self._states.items() if at[0] >= fresh}
         self._states.update({run_id: (now, state) for run_id, state in states.items()})
+
+
+def _pages(ids: list[str]) -> Iterator[list[str]]:
+    return (ids[start : start + PAGE] for start in range(0, len(ids), PAGE))
 
 
 def _state(run: dict[str, Any]) -> RunState:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYetError  # before Python 3.11, not the builtin
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from finetune_core.job_events import JobEvents
 from finetune_core.trainers.checkpoints import Checkpoints
@@ -19,6 +22,8 @@ from finetune_service.jobs.base_models import BaseModels
 from finetune_service.jobs.creation import Creation
 from finetune_service.jobs.endings import close, result_files
 from finetune_service.jobs.lines import backwards
+from finetune_service.jobs.logs import log_lines
+from finetune_service.jobs.paths import without_paths
 from finetune_service.jobs.prefect_client import PrefectRefusedError, PrefectUnavailableError
 from finetune_service.jobs.progress import progress, step_metrics
 from finetune_service.jobs.record import JobRecord
@@ -28,7 +33,12 @@ from finetune_service.jobs.states import FINAL, WAITING, Status, Verb, check
 from finetune_service.jobs.store import KIND, JobStore
 from finetune_service.jobs.views import JobCheckpoint, JobEvent, JobView
 
+# What a request waits for its turn at Prefect, which takes some ten new runs a second and no more.
+PATIENCE_SECONDS = 0.2
+
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,7 @@ class Jobs:
         scheduler: Prefect.
         base_models: What jobs may begin from.
         limit: The jobs of one organisation that Prefect is given at once; others wait here.
+        submissions: Tells Prefect of new jobs, one after the other.
     """
 
     store: JobStore
@@ -48,6 +59,9 @@ class Jobs:
     scheduler: Scheduler
     base_models: BaseModels
     limit: int | None = None
+    submissions: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, "submissions")
+    )
 
     def of(self, organization: str) -> JobService:
         """An organisation's jobs."""
@@ -72,14 +86,15 @@ class JobService:
     def __init__(self, jobs: Jobs, organization: str) -> None:
         self.organization = organization
         self._store, self._files, self._scheduler = jobs.store, jobs.files, jobs.scheduler
-        self._limit = jobs.limit
+        self._limit, self._submissions = jobs.limit, jobs.submissions
         self._creation = Creation(jobs.store, jobs.files, jobs.base_models, organization)
 
     def create(self, wanted: NewJob, *, idempotency_key: str | None = None) -> JobView:
         """Makes a job and submits it.
 
         Where Prefect surely has not heard of it, there is no job, and it may be asked for again.
-        Where it may have, the job stands, and is submitted again later: that makes no second run.
+        Where it may have, or is too busy to hear of it at once, the job stands, and is submitted
+        later: that makes no second run.
 
         Args:
             wanted: The request.
@@ -95,11 +110,10 @@ class JobService:
             return self.look(record)
         self._events(record).say("created", f"Created fine-tuning job: {record.id}")
         try:
-            if not self.has_room():
-                self._events(record).say("waits", "The job waits for others of the organisation.")
-                return self._view(record, None)
-            record = self.submitted(record)
-            self._events(record).say("queued", "The job is queued.")
+            submission = self._submissions.submit(self._submit, record)
+            record = submission.result(PATIENCE_SECONDS)
+        except NotYetError:
+            pass  # its turn comes; should it fail then, the keeper submits it again
         except PrefectUnavailableError as error:
             if not error.sent:
                 self._store.withdraw(record)
@@ -110,16 +124,26 @@ class JobService:
             raise
         return self._view(record, RunState("SCHEDULED", time.time(), None))
 
+    def _submit(self, record: JobRecord) -> JobRecord:
+        """Gives a new job to Prefect, where its organisation may have one more there."""
+        if not self.has_room():
+            self._events(record).say("waits", "The job waits for others of the organisation.")
+            return record
+        record = self.submitted(record)
+        self._events(record).say("queued", "The job is queued.")
+        return record
+
     def submitted(self, record: JobRecord) -> JobRecord:
         """A job that has a flow run: it is submitted where it has none yet.
 
         Raises:
             UnavailableError: Prefect is away.
         """
+        record = self._store.get(self.organization, record.id) or record  # as it is by now
         if record.flow_run_id is not None:
             return record
         config = self._store.config(record)
-        run_id = self._scheduler.submit(record.id, self.organization, config)
+        run_id = self._scheduler.submit(record.id, self.organization, config, record.priority)
         return self._store.change(record, flow_run_id=run_id)
 
     def has_room(self) -> bool:
@@ -135,6 +159,20 @@ class JobService:
         at_work = (Status.QUEUED, Status.RUNNING)
         states = self._scheduler.states(runs).values()
         return sum(state.status in at_work for state in states) < self._limit
+
+    def close_ended(self, records: Iterable[JobRecord]) -> None:
+        """Closes those jobs whose flows have ended without doing so, or are abandoned.
+
+        Raises:
+            UnavailableError: Prefect is away.
+        """
+        by_run = {each.flow_run_id: each for each in records if each.flow_run_id}
+        for run_id, state in self._scheduler.ended(by_run).items():
+            if state.is_abandoned:
+                # Its process may have outlived its worker: so it ends at its next step.
+                self._control(by_run[run_id]).ask(Wish.PAUSE)
+                state = self._scheduler.give_up(run_id)
+            close(self._store, by_run[run_id], state)
 
     def fail(self, record: JobRecord, message: str) -> None:
         """Closes a job that cannot be submitted."""
@@ -185,7 +223,7 @@ class JobService:
         return self.look_at([record])[0]
 
     def queue_position(self, view: JobView) -> int | None:
-        """The place of a waiting job among all that wait, from 1 on."""
+        """The place of a waiting job among all that wait, the more urgent first, from 1 on."""
         if view.status not in WAITING or view.record.flow_run_id is None:
             return None
         return self._scheduler.position(view.record.flow_run_id)
@@ -234,7 +272,11 @@ class JobService:
             before: Only those before the event at this position.
         """
         for position, event in backwards(self._store.job(record).events, before):
-            yield JobEvent(position, {**event, "message": self._shown(event.get("message", ""))})
+            yield JobEvent(position, self._shown(event))
+
+    def logs(self, record: JobRecord) -> Iterator[str]:
+        """What a job's processes have written, line by line."""
+        return map(self._shown, log_lines(self.folder(record)))
 
     def checkpoints(self, record: JobRecord) -> Iterator[JobCheckpoint]:
         """A job's checkpoints that are still there, the newest first."""
@@ -286,7 +328,7 @@ class JobService:
             record=record,
             status=status,
             outcome=outcome,
-            progress=None if status in WAITING else progress(self.folder(record)),
+            progress=None if status in UNTOLD else progress(self.folder(record)),
             heard_at=_modified(self._store.job(record).events),
             result_files=result_files(self._store, self._files, record) if outcome else (),
         )
@@ -307,11 +349,13 @@ class JobService:
     def _events(self, record: JobRecord) -> JobEvents:
         return JobEvents(self._store.job(record))
 
-    def _shown(self, message: str) -> str:
+    def _shown(self, said: T) -> T:
         """What was said for the operator too, without where things lie on this machine."""
-        return message.replace(f"{self._store.home_of(self.organization)}/", "")
+        shown: T = without_paths(said, self._store.home_of(self.organization))
+        return shown
 
 
+UNTOLD = WAITING | {Status.SUCCEEDED}  # whose progress goes without saying
 WORDS = {
     Verb.CANCEL: "end",
     Verb.PAUSE: "pause",

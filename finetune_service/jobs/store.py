@@ -88,7 +88,8 @@ class JobStore:
             return []
         known, ids = self._ids.get(folder, (0, []))
         if known != changed:
-            names = (name for name in os.listdir(folder) if is_id(KIND, name))
+            # Half-made ones begin with a dot.
+            names = (name for name in os.listdir(folder) if name.startswith(KIND))
             ids = sorted(names, reverse=True)
             # What changes at once after has perhaps the same time.
             if time.time_ns() > changed + SETTLED_NS:

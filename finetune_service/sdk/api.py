@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from finetune_service.exceptions import ConflictError
 from finetune_service.jobs.states import Verb
-from finetune_service.sdk.backend import in_order
 from finetune_service.sdk.client import Client
 from finetune_service.sdk.records import JobEvent, JobInfo
 from finetune_service.sdk.request import JobRequest
@@ -56,6 +55,5 @@ class ApiBackend:
         return found.fine_tuned_model
 
     def logs(self, name: str) -> Iterator[str]:
-        """A job's events as lines: the logs themselves stay where it runs."""
-        for event in in_order(self, name):
-            yield f"{event.time:%Y-%m-%d %H:%M:%S} {event.level.upper():<5} {event.message}"
+        """The last lines of what a job's processes have written."""
+        yield from self.client.jobs.logs(name).splitlines()

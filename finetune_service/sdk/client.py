@@ -22,6 +22,8 @@ from finetune_service.sdk.records import FileInfo, JobEvent, JobInfo, ModelInfo,
 from finetune_service.sdk.settings import SdkSettings
 from finetune_service.sdk.transport import Transport
 
+LOG_LINES = 10_000
+
 
 class Client:
     """The API of one organisation: its `jobs`, `files`, `models` and `hub`.
@@ -108,6 +110,16 @@ class Jobs:
     def events(self, name: str) -> Iterator[JobEvent]:
         """A job's events, the newest first."""
         return map(_event, self._transport.pages(f"{_job_path(name)}/events"))
+
+    def logs(self, name: str, *, after: int = 0, tail: int = LOG_LINES) -> str:
+        """The last lines of what a job's processes have written.
+
+        Args:
+            name: The job.
+            after: Leave out so many lines.
+            tail: How many lines at most.
+        """
+        return self._transport.text(f"{_job_path(name)}/logs", after=after, tail=tail)
 
 
 class Files:

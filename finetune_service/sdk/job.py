@@ -36,6 +36,7 @@ class FineTuningJob:
         method: lora, qlora, instruction_tuning or full_finetuning.
         suffix: What the model is to be called.
         seed: Decides every draw.
+        priority: high, normal or low: which of the jobs that wait begins first.
         metadata: Notes of one's own.
         config: Sections of PipelineConfig, for all else.
         backend: Where it runs, where that is not what the environment says.
@@ -58,6 +59,7 @@ class FineTuningJob:
         method: str | None = None,
         suffix: str | None = None,
         seed: int | None = None,
+        priority: str | None = None,
         metadata: Mapping[str, str] | None = None,
         config: Mapping[str, Mapping[str, Any]] | None = None,
         backend: Backend | None = None,
@@ -72,6 +74,7 @@ class FineTuningJob:
             method=method,
             suffix=suffix,
             seed=seed,
+            priority=priority,
             metadata=dict(metadata) if metadata else None,
             config={name: dict(fields) for name, fields in config.items()} if config else None,
         )

@@ -21,6 +21,7 @@ from finetune_core.types import new_job_id
 from finetune_service.exceptions import ConflictError, InvalidValueError, NotFoundError
 from finetune_service.files.records import is_id
 from finetune_service.jobs.lines import backwards
+from finetune_service.jobs.logs import log_lines
 from finetune_service.jobs.progress import progress
 from finetune_service.jobs.record import JobError, JobRecord, Outcome
 from finetune_service.jobs.request import NewJob, build_config, resolved
@@ -82,6 +83,7 @@ class LocalBackend:
             hyperparameters=resolved(new, config),
             suffix=new.suffix,
             seed=config.training.seed,
+            priority=new.priority,
             metadata=new.metadata,
         )
         self._store.add(record, config)
@@ -107,6 +109,11 @@ class LocalBackend:
             ConflictError: It makes no sense in the job's state.
         """
         record = self._find(name)
+        if record.is_prefects:
+            raise ConflictError(
+                f"{record.id} is run by Prefect, not by a process of its own.",
+                hint="Set FINETUNE_API_URL and FINETUNE_API_KEY: the API drives it.",
+            )
         control, process = Control(self._folder(record) / "control"), self._process(record)
         with FileLock(self._folder(record) / "asking.lock"):
             status = self._status(record)
@@ -150,11 +157,7 @@ class LocalBackend:
 
     def logs(self, name: str) -> Iterator[str]:
         """The logs of a job's processes, the one that was written to last at the end."""
-        logs = self._folder(self._find(name)) / "logs"
-        for file in sorted(logs.glob("*.log"), key=lambda file: file.stat().st_mtime):
-            yield f"==> {file.name} <=="
-            with file.open(errors="replace") as lines:
-                yield from (line.rstrip("\n") for line in lines)
+        return log_lines(self._folder(self._find(name)))
 
     def _records(self) -> Iterator[JobRecord]:
         for job_id in self._store.ids(self._organization):
@@ -216,6 +219,7 @@ class LocalBackend:
             hyperparameters=record.hyperparameters,
             fine_tuned_model=str(folder / ADAPTER) if status is Status.SUCCEEDED else None,
             trained_tokens=outcome.trained_tokens if outcome else None,
+            priority=record.priority,
             metadata=record.metadata,
         )
 
@@ -233,6 +237,9 @@ class LocalBackend:
         if self._is_worked_on(record):  # from a shell
             return Status.RUNNING
         error = process.error() or {}
+        if record.is_prefects:  # of which the service alone knows more, and says how it ended
+            paused = (last or {}).get("name") == "paused"
+            return Status.PAUSED if paused else Status.QUEUED
         if (last or {}).get("name") in STOPPED or error.get("error") in STOPS:
             return Status.PAUSED
         if last is None and process.started_at is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from finetune_service.jobs.priority import Priority
 from finetune_service.jobs.states import FINAL, Status
 
 AT_REST = FINAL | {Status.PAUSED}
@@ -63,6 +64,7 @@ class JobInfo(_Told):
     fine_tuned_model: str | None = None
     trained_tokens: int | None = None
     queue_position: int | None = None
+    priority: Priority = Priority.NORMAL
     metadata: dict[str, str] | None = None
 
     @property

@@ -19,6 +19,7 @@ class JobRequest(Record):
         model: A name that the API lists, an id on the hub, or on this machine a folder.
         dataset: The training file's path.
         validation: The path of a file of held-out rows.
+        priority: high, normal or low; on this machine nothing waits.
         hyperparameters: `n_epochs` or `epochs`, `batch_size`, `learning_rate`, `lora_rank` ...
         config: Sections of PipelineConfig, for all else.
     """
@@ -30,6 +31,7 @@ class JobRequest(Record):
     method: str | None = None
     suffix: str | None = None
     seed: int | None = None
+    priority: str | None = None
     metadata: dict[str, str] | None = None
     config: dict[str, dict[str, Any]] | None = None
 
@@ -49,6 +51,7 @@ class JobRequest(Record):
             "method": self.method,
             "suffix": self.suffix,
             "seed": self.seed,
+            "priority": self.priority,
             "metadata": self.metadata,
             "config": self.config,
         }

@@ -71,14 +71,22 @@ class Transport:
         except (httpx.InvalidURL, UnicodeEncodeError):
             raise ApiError(f"{url!r} with this key cannot be asked", hint=_HINT) from None
 
-    def request(
+    def request(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """Asks the API for an object, as `send` does."""
+        return _body(self.send(method, path, **options))
+
+    def text(self, path: str, **params: Any) -> str:
+        """Asks the API for a text, as `send` does."""
+        return self.send("GET", path, params=params).text
+
+    def send(
         self,
         method: str,
         path: str,
         *,
         before_each_try: Callable[[], object] = lambda: None,
         **options: Any,
-    ) -> dict[str, Any]:
+    ) -> httpx.Response:
         """Asks the API, and again where it says that it may be asked again.
 
         Args:
@@ -101,7 +109,7 @@ class Transport:
                 problem = f"the API at {self.url} does not answer: {error or type(error).__name__}"
                 raise UnavailableError(problem, hint=_HINT) from None
             if answer.is_success:
-                return _body(answer)
+                return answer
             wait = _wait(answer, left)
             if not left or wait is None:
                 raise _error(answer)

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from sqlalchemy.engine import URL
 
-from finetune_core.config.settings import LIBRARY_DEFAULTS
+from finetune_core.config.settings import LIBRARY_DEFAULTS, Settings
+from finetune_service.api.settings import ApiSettings
 from finetune_service.stack import postgres
 from finetune_service.stack.settings import PREFIX, StackSettings, write_private
 
@@ -20,8 +21,11 @@ PREFECT_USER = "admin"
 MARK = "FINETUNE_STACK"
 TELEMETRY = ("PREFECT_SERVER_ANALYTICS_ENABLED", "MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK")
 # The stack's own settings, so that changing one restarts no worker with its jobs; and that
-# somebody watches, which of a worker nobody does.
-NOT_PASSED = {PREFIX + name.upper() for name in (*StackSettings.__annotations__, "progress")}
+# somebody watches, which of a worker nobody does; and whose key a person has at some API.
+NOT_PASSED = {
+    PREFIX + name.upper()
+    for name in (*StackSettings.__annotations__, "progress", "api_url", "api_key")
+}
 AUTH_CACHE_SECONDS = 60  # without it each call to MLflow hashes a password for 0.4 s
 
 MLFLOW_AUTH = """\
@@ -225,11 +229,18 @@ def _worker(settings: StackSettings, pool: str) -> Part:
             *("--name", pool, "--limit", str(settings.worker_limit)),
         ],
         {
-            **client_environment(settings),
+            **_without_api(client_environment(settings)),
             "PREFECT_WORKER_QUERY_SECONDS": str(settings.worker_query_seconds),
         },
         address=f"pool {pool}",
     )
+
+
+def _without_api(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment without the API's settings, so that changing one restarts no worker."""
+    own = ApiSettings.model_fields.keys() - Settings.model_fields.keys()
+    names = {PREFIX + name.upper() for name in own}
+    return {name: value for name, value in environment.items() if name not in names}
 
 
 def _python(module: str) -> list[str]:

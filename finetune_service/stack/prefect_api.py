@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 
+from finetune_service.jobs.priority import Priority
 from finetune_service.stack.exceptions import StackError
 from finetune_service.stack.parts import prefect_auth
 from finetune_service.stack.settings import StackSettings
@@ -49,9 +50,13 @@ class PrefectApi:
         self._client.close()
 
     def create_pool(self, name: str) -> None:
-        """Makes a work pool of processes, if it is not there."""
+        """Makes a work pool of processes, with a queue for each priority, if they are not there."""
         if name not in {pool["name"] for pool in self.pools()}:
             self._post("/work_pools/", name=name, type="process")
+        known = {queue["name"] for queue in self._post(f"/work_pools/{name}/queues/filter")}
+        for rank, priority in enumerate(Priority, start=1):
+            if priority.queue not in known:
+                self._post(f"/work_pools/{name}/queues", name=priority.queue, priority=rank)
 
     def pools(self) -> list[dict[str, Any]]:
         """The work pools, by name."""

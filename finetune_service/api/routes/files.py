@@ -15,6 +15,8 @@ from starlette.concurrency import run_in_threadpool
 
 from finetune_service.api.multipart import Form, arriving, read_form
 from finetune_service.api.pagination import Page, page
+from finetune_service.api.schemas.answer import Answer
+from finetune_service.api.schemas.parameters import AFTER, FileId, content
 from finetune_service.api.services import CurrentOrganization, CurrentServices
 from finetune_service.exceptions import InvalidValueError
 from finetune_service.files import FileRecord
@@ -28,7 +30,7 @@ Lifetime = Annotated[int, PydanticField(ge=3600, le=2_592_000)]
 router = APIRouter(prefix="/files", tags=["files"])
 
 
-class File(BaseModel):
+class File(Answer):
     """A file, as the client knows it."""
 
     id: str
@@ -48,7 +50,7 @@ class File(BaseModel):
         return cls(**record.model_dump())
 
 
-class DeletedFile(BaseModel):
+class DeletedFile(Answer):
     """What is said of a file that was deleted."""
 
     id: str
@@ -130,7 +132,7 @@ def list_files(
     purpose: Purpose | None = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
     order: Literal["asc", "desc"] = "desc",
-    after: Annotated[str | None, Query(pattern=id_pattern("file"))] = None,
+    after: Annotated[str | None, Query(pattern=id_pattern("file"), description=AFTER)] = None,
 ) -> Page[File]:
     """List files, the newest first unless asked otherwise."""
     records = services.files.list(
@@ -140,14 +142,18 @@ def list_files(
 
 
 @router.get("/{file_id}")
-def get_file(file_id: str, organization: CurrentOrganization, services: CurrentServices) -> File:
+def get_file(file_id: FileId, organization: CurrentOrganization, services: CurrentServices) -> File:
     """Look at a file."""
     return File.of(services.files.get(organization, file_id))
 
 
-@router.get("/{file_id}/content", response_class=StreamingResponse)
+@router.get(
+    "/{file_id}/content",
+    response_class=StreamingResponse,
+    responses=content("application/octet-stream"),
+)
 def get_file_content(
-    file_id: str, organization: CurrentOrganization, services: CurrentServices
+    file_id: FileId, organization: CurrentOrganization, services: CurrentServices
 ) -> StreamingResponse:
     """Download a file."""
     record = services.files.get(organization, file_id)
@@ -166,7 +172,7 @@ def get_file_content(
 
 @router.delete("/{file_id}")
 def delete_file(
-    file_id: str, organization: CurrentOrganization, services: CurrentServices
+    file_id: FileId, organization: CurrentOrganization, services: CurrentServices
 ) -> DeletedFile:
     """Delete a file, unless a queued or running job needs it."""
     services.files.delete(organization, file_id)

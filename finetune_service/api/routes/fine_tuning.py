@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
+from itertools import islice
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import PlainTextResponse, Response
 from pydantic import BaseModel, Field
 
 from finetune_service.api.pagination import Page, page
+from finetune_service.api.schemas.answer import Answer
 from finetune_service.api.schemas.fine_tuning import (
     CHECKPOINT_MODEL,
     Checkpoint,
@@ -16,17 +20,27 @@ from finetune_service.api.schemas.fine_tuning import (
     checkpoint_step,
     event_position,
 )
+from finetune_service.api.schemas.parameters import (
+    METADATA,
+    AfterCheckpoint,
+    AfterEvent,
+    AfterJob,
+    IdempotencyKey,
+    JobId,
+    content,
+)
 from finetune_service.api.services import CurrentJobs
 from finetune_service.exceptions import InvalidValueError, NotFoundError
 from finetune_service.jobs import JobService, JobView, NewJob
 
+LINES, MAX_LINES = 1_000, 10_000  # of a log that one answer holds
+
 router = APIRouter(prefix="/fine_tuning", tags=["fine-tuning"])
 
-IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key")]
 Limit = Annotated[int, Query(ge=1, le=100)]
 
 
-class Permission(BaseModel):
+class Permission(Answer):
     """A project's leave to use a checkpoint, of which there is none here."""
 
     id: str
@@ -44,12 +58,12 @@ class NewPermissions(BaseModel):
 @router.post("/jobs")
 def create_job(wanted: NewJob, jobs: CurrentJobs, idempotency_key: IdempotencyKey = None) -> Job:
     """Create a job. The same Idempotency-Key again gives the same job."""
-    return _shown(jobs, jobs.create(wanted, idempotency_key=idempotency_key))
+    return Job.of(jobs.create(wanted, idempotency_key=idempotency_key))
 
 
-@router.get("/jobs")
+@router.get("/jobs", openapi_extra={"parameters": [METADATA]})
 def list_jobs(
-    request: Request, jobs: CurrentJobs, after: str | None = None, limit: Limit = 20
+    request: Request, jobs: CurrentJobs, after: AfterJob = None, limit: Limit = 20
 ) -> Page[Job]:
     """List jobs, the newest first; `metadata[key]=value` leaves those that have the pair."""
     views = jobs.list(limit + 1, after=after, metadata=_metadata(request))
@@ -57,44 +71,44 @@ def list_jobs(
 
 
 @router.get("/jobs/{job_id}")
-def get_job(job_id: str, jobs: CurrentJobs) -> Job:
+def get_job(job_id: JobId, jobs: CurrentJobs) -> Job:
     """Look at a job, by its id or its name."""
     return _shown(jobs, jobs.get(job_id))
 
 
 @router.delete("/jobs/{job_id}")
-def delete_job(job_id: str, jobs: CurrentJobs) -> Job:
+def delete_job(job_id: JobId, jobs: CurrentJobs) -> Job:
     """Cancel a job."""
     return Job.of(jobs.cancel(job_id))
 
 
 @router.post("/jobs/{job_id}/cancel")
-def cancel_job(job_id: str, jobs: CurrentJobs) -> Job:
+def cancel_job(job_id: JobId, jobs: CurrentJobs) -> Job:
     """Cancel a job. A running one ends within 30 s."""
     return Job.of(jobs.cancel(job_id))
 
 
 @router.post("/jobs/{job_id}/pause")
-def pause_job(job_id: str, jobs: CurrentJobs) -> Job:
+def pause_job(job_id: JobId, jobs: CurrentJobs) -> Job:
     """Pause a job: it saves a checkpoint, and frees its device."""
     return Job.of(jobs.pause(job_id))
 
 
 @router.post("/jobs/{job_id}/resume")
-def resume_job(job_id: str, jobs: CurrentJobs) -> Job:
+def resume_job(job_id: JobId, jobs: CurrentJobs) -> Job:
     """Have a paused job go on from its checkpoint."""
     return _shown(jobs, jobs.resume(job_id))
 
 
 @router.post("/jobs/{job_id}/checkpoint")
-def checkpoint_job(job_id: str, jobs: CurrentJobs) -> Job:
+def checkpoint_job(job_id: JobId, jobs: CurrentJobs) -> Job:
     """Have a running job save a checkpoint now."""
     return Job.of(jobs.checkpoint_now(job_id))
 
 
 @router.get("/jobs/{job_id}/events")
 def list_events(
-    job_id: str, jobs: CurrentJobs, after: str | None = None, limit: Limit = 20
+    job_id: JobId, jobs: CurrentJobs, after: AfterEvent = None, limit: Limit = 20
 ) -> Page[Event]:
     """List a job's events, the newest first."""
     record = jobs.find(job_id)
@@ -102,9 +116,23 @@ def list_events(
     return page((Event.of(record, each) for each in jobs.events(record, before=before)), limit)
 
 
+@router.get("/jobs/{job_id}/logs", response_class=Response, responses=content("text/plain"))
+def get_logs(
+    job_id: JobId,
+    jobs: CurrentJobs,
+    after: Annotated[int, Query(ge=0, le=10**9, description="Leave out so many lines.")] = 0,
+    tail: Annotated[
+        int, Query(ge=1, le=MAX_LINES, description="The last lines of what is left.")
+    ] = LINES,
+) -> Response:
+    """Read what a job's processes have written, without where things lie on the server."""
+    lines = islice(jobs.logs(jobs.find(job_id)), after, None)
+    return PlainTextResponse("".join(f"{line}\n" for line in deque(lines, maxlen=tail)))
+
+
 @router.get("/jobs/{job_id}/checkpoints")
 def list_checkpoints(
-    job_id: str, jobs: CurrentJobs, after: str | None = None, limit: Limit = 10
+    job_id: JobId, jobs: CurrentJobs, after: AfterCheckpoint = None, limit: Limit = 10
 ) -> Page[Checkpoint]:
     """List a job's checkpoints that are still there, the newest first."""
     record = jobs.find(job_id)
@@ -155,9 +183,14 @@ def _metadata(request: Request) -> dict[str, str] | None:
         for name, value in query.items()
         if name.startswith("metadata[") and name.endswith("]")
     }
-    if query.get("metadata") == "null":
-        return {}
-    return found or None
+    match query.get("metadata"):
+        case None:
+            return found or None
+        case "null" if not found:
+            return {}
+    raise InvalidValueError(
+        "metadata: must be metadata[key]=value, or null alone", param="metadata"
+    )
 
 
 def _check_checkpoint(jobs: JobService, name: str) -> None:

@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal
 
 import httpx
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel
 
 from finetune_core.hub import open_hub
 from finetune_service.api.pagination import Page, page
+from finetune_service.api.schemas.answer import Answer
+from finetune_service.api.schemas.parameters import AfterAny
 from finetune_service.api.services import CurrentOrganization, CurrentServices
 from finetune_service.exceptions import UnavailableError
 from finetune_service.hub import AdapterRecord, Catalog, ModelRecord
@@ -22,7 +23,7 @@ Force = Annotated[bool, Query(description="Delete it although an alias points th
 router = APIRouter(prefix="/hub", tags=["hub"])
 
 
-class HubModel(BaseModel):
+class HubModel(Answer):
     """A model, as the client knows it."""
 
     id: str
@@ -38,7 +39,7 @@ class HubModel(BaseModel):
         return cls(**record.model_dump())
 
 
-class HubAdapter(BaseModel):
+class HubAdapter(Answer):
     """An adapter, as the client knows it."""
 
     id: str
@@ -54,7 +55,7 @@ class HubAdapter(BaseModel):
         return cls(**record.model_dump())
 
 
-class DeletedFromHub(BaseModel):
+class DeletedFromHub(Answer):
     """What is said of something that was deleted."""
 
     id: str
@@ -72,7 +73,9 @@ def _catalog(organization: CurrentOrganization, services: CurrentServices) -> Ca
             raise UnavailableError(f"MLflow does not answer: {type(error).__name__}") from error
     if services.workspaces.enabled:
         services.workspaces.ensure(organization)
-    return Catalog(open_hub(organization, services.settings))
+    listed = services.jobs.base_models.listed()
+    names = {str(folder): name for name, folder in listed.items()}
+    return Catalog(open_hub(organization, services.settings), names)
 
 
 CurrentCatalog = Annotated[Catalog, Depends(_catalog)]
@@ -80,7 +83,7 @@ CurrentCatalog = Annotated[Catalog, Depends(_catalog)]
 
 @router.get("/models")
 def list_models(
-    catalog: CurrentCatalog, limit: Limit = 20, after: str | None = None
+    catalog: CurrentCatalog, limit: Limit = 20, after: AfterAny = None
 ) -> Page[HubModel]:
     """List the models: whole ones, the newest first, and the bases of everything."""
     return page(map(HubModel.of, catalog.models(after)), limit)
@@ -101,7 +104,7 @@ def delete_model(name: str, catalog: CurrentCatalog, force: Force = False) -> De
 
 @router.get("/adapters")
 def list_adapters(
-    catalog: CurrentCatalog, limit: Limit = 20, after: str | None = None
+    catalog: CurrentCatalog, limit: Limit = 20, after: AfterAny = None
 ) -> Page[HubAdapter]:
     """List the adapters, the newest first."""
     return page(map(HubAdapter.of, catalog.adapters(after)), limit)

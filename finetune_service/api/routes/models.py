@@ -7,9 +7,10 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Depends
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel
 
 from finetune_core.hub import open_hub
+from finetune_service.api.schemas.answer import Answer
+from finetune_service.api.schemas.parameters import content
 from finetune_service.api.services import CurrentOrganization, CurrentServices
 from finetune_service.exceptions import ConflictError
 from finetune_service.jobs.models import Model as MadeModel
@@ -18,7 +19,7 @@ from finetune_service.jobs.models import Models
 router = APIRouter(prefix="/models", tags=["models"])
 
 
-class Model(BaseModel):
+class Model(Answer):
     """A model, as the client knows it. `job_id`, `version` and `base_model` are ours."""
 
     id: str
@@ -43,14 +44,14 @@ class Model(BaseModel):
         )
 
 
-class ModelList(BaseModel):
+class ModelList(Answer):
     """All models; the client knows no pages of them."""
 
     object: Literal["list"] = "list"
     data: list[Model]
 
 
-class DeletedModel(BaseModel):
+class DeletedModel(Answer):
     """What is said of a model that was deleted."""
 
     id: str
@@ -58,7 +59,7 @@ class DeletedModel(BaseModel):
     deleted: Literal[True] = True
 
 
-class ModelFile(BaseModel):
+class ModelFile(Answer):
     """One file of a model."""
 
     name: str
@@ -67,7 +68,7 @@ class ModelFile(BaseModel):
     sha256: str
 
 
-class ModelFiles(BaseModel):
+class ModelFiles(Answer):
     """The files of a model."""
 
     object: Literal["list"] = "list"
@@ -95,7 +96,9 @@ def list_model_files(model: str, models: CurrentModels) -> ModelFiles:
     return ModelFiles(data=[ModelFile(**each._asdict()) for each in files])
 
 
-@router.get("/{model:path}/content", response_class=StreamingResponse)
+@router.get(
+    "/{model:path}/content", response_class=StreamingResponse, responses=content("application/zip")
+)
 def get_model_content(model: str, models: CurrentModels) -> StreamingResponse:
     """Download all files of a model that a job has made, as one zip."""
     found = models.get(model)

@@ -12,6 +12,8 @@ from starlette.concurrency import run_in_threadpool
 
 from finetune_service.api.multipart import arriving, read_form
 from finetune_service.api.routes.files import ExpiresAfter, File, UploadPurpose, form_body
+from finetune_service.api.schemas.answer import Answer
+from finetune_service.api.schemas.parameters import UploadId
 from finetune_service.api.services import CurrentOrganization, CurrentServices
 from finetune_service.files import UploadRecord
 from finetune_service.files.records import Purpose, UploadStatus
@@ -33,11 +35,13 @@ class CreateUpload(BaseModel):
 class CompleteUpload(BaseModel):
     """The parts, in the order in which they make the file."""
 
-    part_ids: Annotated[list[str], PydanticField(min_length=1)]
+    part_ids: Annotated[
+        list[str], PydanticField(min_length=1, json_schema_extra={"uniqueItems": True})
+    ]
     md5: Annotated[str, PydanticField(pattern="^[0-9a-fA-F]{32}$")] | None = None
 
 
-class Upload(BaseModel):
+class Upload(Answer):
     """An upload, as the client knows it."""
 
     id: str
@@ -56,7 +60,7 @@ class Upload(BaseModel):
         return cls(**record.model_dump(exclude={"file"}), file=record.file and File.of(record.file))
 
 
-class UploadPart(BaseModel):
+class UploadPart(Answer):
     """A part of an upload, as the client knows it."""
 
     id: str
@@ -82,7 +86,7 @@ def create_upload(
 
 @router.post("/{upload_id}/parts", openapi_extra=form_body("data"))
 async def create_part(
-    upload_id: str,
+    upload_id: UploadId,
     request: Request,
     organization: CurrentOrganization,
     services: CurrentServices,
@@ -98,7 +102,7 @@ async def create_part(
 
 @router.post("/{upload_id}/complete")
 def complete_upload(
-    upload_id: str,
+    upload_id: UploadId,
     wanted: CompleteUpload,
     organization: CurrentOrganization,
     services: CurrentServices,
@@ -112,7 +116,7 @@ def complete_upload(
 
 @router.post("/{upload_id}/cancel")
 def cancel_upload(
-    upload_id: str, organization: CurrentOrganization, services: CurrentServices
+    upload_id: UploadId, organization: CurrentOrganization, services: CurrentServices
 ) -> Upload:
     """Give an upload up."""
     return Upload.of(services.uploads.cancel(organization, upload_id))

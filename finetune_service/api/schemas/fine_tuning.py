@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from pydantic import BaseModel
-
+from finetune_service.api.schemas.answer import Answer
 from finetune_service.exceptions import InvalidValueError
 from finetune_service.jobs import JobView, Status
+from finetune_service.jobs.priority import Priority
 from finetune_service.jobs.record import JobError, JobRecord
 from finetune_service.jobs.views import JobCheckpoint, JobEvent
 
@@ -17,8 +17,8 @@ CHECKPOINT_ID = re.compile(r"ftckpt-([0-9a-z]{24})-([0-9]{1,12})")
 CHECKPOINT_MODEL = re.compile(r"(ft:.+):ckpt-step-([0-9]{1,12})")
 
 
-class Job(BaseModel):
-    """A job. `name`, `progress`, `updated_at` and `queue_position` are ours."""
+class Job(Answer):
+    """A job. `name`, `priority`, `progress`, `updated_at` and `queue_position` are ours."""
 
     id: str
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
@@ -35,6 +35,7 @@ class Job(BaseModel):
     method: dict[str, Any] | None
     model: str
     organization_id: str
+    priority: Priority
     progress: float
     queue_position: int | None = None
     result_files: list[str]
@@ -73,7 +74,7 @@ class Job(BaseModel):
 _SHARED = Job.model_fields.keys() & JobRecord.model_fields.keys()
 
 
-class Event(BaseModel):
+class Event(Answer):
     """One of a job's events. `name` is ours: what happened, for programs."""
 
     id: str
@@ -100,7 +101,7 @@ class Event(BaseModel):
         )
 
 
-class CheckpointMetrics(BaseModel):
+class CheckpointMetrics(Answer):
     """What was measured at a checkpoint's step."""
 
     step: float
@@ -112,7 +113,7 @@ class CheckpointMetrics(BaseModel):
     full_valid_mean_token_accuracy: float | None = None
 
 
-class Checkpoint(BaseModel):
+class Checkpoint(Answer):
     """A checkpoint that is still there."""
 
     id: str

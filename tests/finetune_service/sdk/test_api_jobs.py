@@ -64,7 +64,7 @@ def test_a_job_over_the_api(server):
         assert client.models.get(model).id == model
     shown = command("get", "fine-tuning-job", "orders")
     assert (shown["id"], shown["fine_tuned_model"]) == (job_id, model)
-    assert "The job has succeeded." in cli("job", "logs", job_id).stdout
+    assert "==> train.log <==" in cli("job", "logs", job_id).stdout
 
     assert command("get", "hub-adapter", "orders")["id"] == "orders@1"
     assert [each["id"] for each in command("list", "hub-adapter")["adapters"]] == ["orders@1"]

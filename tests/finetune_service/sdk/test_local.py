@@ -16,9 +16,12 @@ from transformers import AutoModelForCausalLM
 from finetune_core.config import PipelineConfig, Settings
 from finetune_core.data.dataset import Dataset
 from finetune_core.exceptions import DatasetNotFoundError, ModelNotFoundError
+from finetune_core.job_events import JobEvents
 from finetune_core.jobs import open_job, working_on
+from finetune_core.types import new_job_id
 from finetune_service.exceptions import ConflictError, InvalidValueError, NotFoundError
-from finetune_service.jobs import Status
+from finetune_service.jobs import JobRecord, Status, Verb
+from finetune_service.jobs.store import JobStore
 from finetune_service.sdk import FineTuningJob, JobNotStartedError, JobStatus
 from finetune_service.sdk.local import LocalBackend
 from tests.conftest import ROOT
@@ -180,3 +183,25 @@ def test_importing_the_sdk_loads_nothing_heavy():
         [sys.executable, "-m", module], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout == ""
+
+
+def test_a_job_of_the_service_is_shown_and_left_alone(home):
+    config = PipelineConfig.parse(
+        {"model": {"name": "examples/tiny_base"}, "dataset": {"path": "examples/data/train.jsonl"}}
+    )
+    record = JobRecord(
+        id=new_job_id(),
+        name="theirs",
+        organization="local",
+        created_at=1,
+        deployment="finetune/cpu",
+        model="tiny",
+    )
+    store = JobStore(home)
+    store.add(record, config)
+    JobEvents(store.job(record)).say("queued", "The job is queued.")
+    backend = LocalBackend()
+    assert backend.get("theirs").status is Status.QUEUED
+    with pytest.raises(ConflictError, match="Prefect"):
+        backend.ask(Verb.CANCEL, "theirs")
+    assert store.outcome(record) is None
