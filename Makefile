@@ -9,6 +9,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
+# Two files of tests at once: most of the time, a test waits for a process of its own.
+TOGETHER := --numprocesses 2 --dist loadfile
+
 export FINETUNE_HOME ?= $(CURDIR)/.finetune
 
 .DEFAULT_GOAL := help
@@ -27,13 +30,13 @@ up: $(READY) ## Start the stack: PostgreSQL, Prefect, MLflow, the API and worker
 down: $(READY) ## Stop the stack.
 	$(BIN)/finetune-cli down
 
-test: $(READY) ## Run the linters and the tests: about 10 minutes on 2 cores.
+test: $(READY) ## Run the linters and the tests: about 15 minutes on 2 cores.
 	$(MAKE) lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(TOGETHER) -m "not slow"
 
 test-all: $(READY) ## Run the linters and every test, the slow ones too.
 	$(MAKE) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TOGETHER)
 
 lint: $(READY) ## Check style, types and who imports whom.
 	$(BIN)/ruff check .

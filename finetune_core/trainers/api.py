@@ -306,8 +306,8 @@ def _check_model(model: Any, method: TrainingMethod) -> None:
     """Refuses a model that a method cannot train.
 
     Raises:
-        IncompatibleConfigError: It cannot choose, has an adapter, or is quantised where it should not be, or not
-            where it should.
+        IncompatibleConfigError: It cannot choose, has an adapter, or is quantised where it should
+            not be, or not where it should.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 

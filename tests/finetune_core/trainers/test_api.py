@@ -322,9 +322,7 @@ def test_a_method_refuses_a_model_that_it_cannot_train(config):
         num_hidden_layers=1,
         num_attention_heads=1,
     )
-    with pytest.raises(
-        IncompatibleConfigError, match="is a BertForMaskedLM, which has no head"
-    ):
+    with pytest.raises(IncompatibleConfigError, match="is a BertForMaskedLM, which has no head"):
         LoRATrainer(BertForMaskedLM(small), tokenizer, config())
 
 
