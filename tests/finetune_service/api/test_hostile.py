@@ -454,8 +454,8 @@ UPLOADS = {
     "code": ("a.py", b"import os; os.abort()"),
     "zip": ("a.zip", _zip(ROW)),
     "no gzip": ("a.jsonl.gz", ROW),
-    "cut gzip": ("a.jsonl.gz", gzip.compress(ROW * 1000)[:-20]),
-    "gzip of a gzip": ("a.jsonl.gz", gzip.compress(gzip.compress(ROW))),
+    "cut gzip": ("a.jsonl.gz", gzip.compress(ROW * 1000, mtime=0)[:-20]),
+    "gzip of a gzip": ("a.jsonl.gz", gzip.compress(gzip.compress(ROW, mtime=0), mtime=0)),
     "no parquet": ("a.parquet", b"PAR1" + b"\xff" * 100 + b"PAR1"),
     "csv formulas without columns": ("a.csv", b"=cmd|'/c calc'!A0,1\n2,3\n"),
     "csv NUL": ("a.csv", b"prompt,completion\n\0,\0\n"),
@@ -495,7 +495,7 @@ def test_an_upload_that_is_no_data_says_so(api, client, checked, name):
     [
         ("bom.jsonl", b"\xef\xbb\xbf" + ROW * 3),
         ("crlf.jsonl", (ROW * 3).replace(b"\n", b"\r\n")),
-        ("a.jsonl.gz", gzip.compress(ROW * 3)),
+        ("a.jsonl.gz", gzip.compress(ROW * 3, mtime=0)),
     ],
 )
 def test_an_upload_that_is_odd_but_data_is_taken(client, name, content):
