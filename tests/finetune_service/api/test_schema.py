@@ -149,10 +149,16 @@ def service(stack) -> Iterator[Service]:
 def deploy(prefect: str) -> None:
     """Makes a deployment whose runs nobody starts."""
     with httpx.Client(base_url=prefect) as client:
-        client.post("/work_pools/", json={"name": "cpu", "type": "process"})
-        flow = client.post("/flows/", json={"name": "finetune"}).json()["id"]
-        wanted = {"name": "cpu", "flow_id": flow, "work_pool_name": "cpu"}
-        client.post("/deployments/", json=wanted).raise_for_status()
+
+        def make(path: str, **fields: str) -> str:
+            while (answer := client.post(path, json=fields)).status_code == 503:
+                """On SQLite, Prefect answers so while it writes something else."""
+            made: str = answer.raise_for_status().json()["id"]
+            return made
+
+        make("/work_pools/", name="cpu", type="process")
+        flow = make("/flows/", name="finetune")
+        make("/deployments/", name="cpu", flow_id=flow, work_pool_name="cpu")
 
 
 def judge(case: Case, service: Service) -> None:
