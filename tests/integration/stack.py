@@ -10,12 +10,15 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import glob
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from finetune_service.stack.parts import MARK
+from finetune_service.stack.postgres import BINARIES
 from finetune_service.stack.prefect_api import PrefectApi
 from finetune_service.stack.settings import StackSettings
 from tests.conftest import ROOT
@@ -68,6 +71,12 @@ class Stack:
     def prefect(self) -> PrefectApi:
         port = int(self.environment["FINETUNE_PREFECT_PORT"])
         return PrefectApi(StackSettings(home=self.home, prefect_port=port))
+
+
+def need_postgresql() -> None:
+    """Skips where nobody has installed it."""
+    if not any(glob(f"{folder}/initdb") for folder in BINARIES):
+        pytest.skip("needs PostgreSQL's programs (Debian: apt install postgresql)")
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from finetune_service.stack.supervision import Supervisor
 from tests.conftest import ROOT
 from tests.finetune_service.api.server import until
 from tests.finetune_service.jobs.test_webhooks import Receiver
-from tests.integration.stack import Stack, stack
+from tests.integration.stack import Stack, need_postgresql, stack
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -78,6 +78,7 @@ class Service:
 
 @pytest.fixture(scope="module")
 def service():
+    need_postgresql()
     with stack() as running:
         yield Service(running)
 

@@ -12,13 +12,14 @@ import pytest
 from finetune_service.stack.supervision import wait_until
 from tests.integration.command import write_config
 from tests.integration.conftest import free_port
-from tests.integration.stack import stack
+from tests.integration.stack import need_postgresql, stack
 
 PARTS = {"postgres", "prefect", "mlflow", "api", "worker-cpu"}
 
 
 @pytest.fixture(scope="module")
 def running():
+    need_postgresql()
     with stack() as running:
         running.first = running.json("up")
         yield running
@@ -160,6 +161,7 @@ def test_down_leaves_no_process_and_may_be_said_twice(running):
 
 
 def test_a_taken_port_is_named_with_its_setting():
+    need_postgresql()
     with stack() as found, socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
