@@ -22,7 +22,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import IO, Any, TypeVar, get_type_hints
 
 from finetune_core.exceptions import ChildDiedError, FineTuneError, error_from_dict
 from finetune_core.types import Record
@@ -70,15 +70,14 @@ def run(
     events = EventFile(folder / f"{name}-events.jsonl")
     request_file.write_text(request.model_dump_json())
     offset = events.size()
-    files = [str(request_file), str(events.path)]
-    command = [*launcher, "-m", "finetune_core.child", target, *files]
     with log_file.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
-            env={**os.environ, **(environment or {})},
+        process = start(
+            target,
+            request_file,
+            events.path,
+            output=output,
+            environment=environment,
+            launcher=launcher,
         )
     try:
         ended = False
@@ -96,6 +95,34 @@ def run(
         end(process)
     raise ChildDiedError(
         f"the process of {name} {_how_it_ended(process.returncode)}", hint=f"Its log: {log_file}"
+    )
+
+
+def start(
+    target: str,
+    request: Path,
+    events: Path,
+    *,
+    output: IO[Any],
+    environment: Mapping[str, str] | None = None,
+    launcher: Sequence[str] = (sys.executable,),
+) -> subprocess.Popen[bytes]:
+    """Starts a child, which ends when its standard input is closed: by `end`, or with this process.
+
+    Args:
+        target: The function, as `module:name`.
+        request: The file of what it is given.
+        events: The file that gets what it says.
+        output: Gets its standard output and error.
+        environment: Variables that only the child has.
+        launcher: As `run` takes it.
+    """
+    return subprocess.Popen(
+        [*launcher, "-m", "finetune_core.child", target, str(request), str(events)],
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=output,
+        env={**os.environ, **(environment or {})},
     )
 
 

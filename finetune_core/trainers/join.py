@@ -6,13 +6,12 @@ accelerate's launcher brings together, again each time when the first machine tr
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from finetune_core.child import end
+from finetune_core.child import end, start
 from finetune_core.exceptions import TrainingError
 from finetune_core.trainers.checkpoints import finished_training
 from finetune_core.trainers.launch import launcher
@@ -45,7 +44,14 @@ def join(job: Path, *, patience: float) -> TrainedCheckpoints:
                 if trained := finished_training(request.output):
                     return trained
                 if process is None or process.poll() is not None:
-                    process = _lend(request, request_file, events)
+                    process = start(
+                        TARGET,
+                        request_file,
+                        events,
+                        output=sys.stderr,
+                        environment=MEMORY,
+                        launcher=launcher(request.training),
+                    )
             time.sleep(LOOK_SECONDS)
     finally:
         if process is not None:
@@ -53,17 +59,6 @@ def join(job: Path, *, patience: float) -> TrainedCheckpoints:
     raise TrainingError(
         f"nothing was heard of the training of {job.name} for {patience:g} s",
         hint="Start, or resume, the job on the first machine; see FINETUNE_MAIN_ADDRESS.",
-    )
-
-
-def _lend(request: TrainRequest, request_file: Path, events: Path) -> subprocess.Popen[bytes]:
-    arguments = ["-m", "finetune_core.child", TARGET, str(request_file), str(events)]
-    return subprocess.Popen(
-        [*launcher(request.training), *arguments],
-        stdin=subprocess.PIPE,  # its end tells the processes that this one is gone
-        stdout=sys.stderr,
-        stderr=sys.stderr,
-        env={**os.environ, **MEMORY},
     )
 
 

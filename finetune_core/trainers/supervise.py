@@ -5,7 +5,6 @@ What is eased stands beside the checkpoints, so that it holds for whoever goes o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from finetune_core import child
@@ -43,13 +42,7 @@ class Eased(Record):
         )
 
 
-def supervise(
-    request: TrainRequest,
-    *,
-    folder: Path,
-    on_event: Emit,
-    environment: Mapping[str, str] | None = None,
-) -> TrainedCheckpoints:
+def supervise(request: TrainRequest, *, folder: Path, on_event: Emit) -> TrainedCheckpoints:
     """Trains to the end.
 
     Memory that does not suffice halves the rows at once, and at one row computes activations
@@ -60,7 +53,6 @@ def supervise(
         request: What is trained.
         folder: Gets the child's events and its log.
         on_event: Hears of all events.
-        environment: Variables that only the child has.
 
     Raises:
         JobPausedError: It was asked to pause; it goes on when it is called again.
@@ -78,7 +70,7 @@ def supervise(
                 TrainedCheckpoints,
                 folder=folder,
                 on_event=on_event,
-                environment={**MEMORY, **(environment or {})},
+                environment=MEMORY,
                 launcher=launcher(training),
             )
         except (OutOfMemoryError, DivergedError) as error:
