@@ -65,9 +65,7 @@ def run(
     ] = None,
     four_bit: Annotated[bool, typer.Option("--4bit", help="qlora, on a base of 4 bits.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Compute in 16-bit floats.")] = False,
-    epochs: Annotated[
-        int | None, typer.Option("--epochs", "-e", help="Passes over the rows.")
-    ] = None,
+    epochs: options.Epochs = None,
     learning_rate: Annotated[
         str | None, typer.Option("--learning-rate", "--lr", help="The peak, or auto.")
     ] = None,
@@ -80,15 +78,9 @@ def run(
     strategy: Annotated[
         str | None, typer.Option("--strategy", help="What they share: ddp or fsdp.")
     ] = None,
-    lora_rank: Annotated[
-        int | None, typer.Option("--lora-rank", "--lora-r", help="The adapter's rank.")
-    ] = None,
-    lora_alpha: Annotated[
-        float | None, typer.Option("--lora-alpha", help="The adapter's scale, times its rank.")
-    ] = None,
-    lora_dropout: Annotated[
-        float | None, typer.Option("--lora-dropout", help="The adapter's dropout.")
-    ] = None,
+    lora_rank: options.LoraRank = None,
+    lora_alpha: options.LoraAlpha = None,
+    lora_dropout: options.LoraDropout = None,
     target_modules: Annotated[
         str | None,
         typer.Option(
@@ -113,7 +105,7 @@ def run(
     eval_steps: Annotated[
         int | None, typer.Option("--eval-steps", help="Steps between validations.")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Decides every draw.")] = None,
+    seed: options.Seed = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The folder that gets one folder a job.")
     ] = None,

@@ -32,5 +32,14 @@ OutputField = Annotated[
 MaxLength = Annotated[
     int | None, typer.Option("--max-length", help="The tokens that a row may have.")
 ]
+Epochs = Annotated[int | None, typer.Option("--epochs", "-e", help="Passes over the rows.")]
+LoraRank = Annotated[
+    int | None, typer.Option("--lora-rank", "--lora-r", help="The adapter's rank.")
+]
+LoraAlpha = Annotated[
+    float | None, typer.Option("--lora-alpha", help="The adapter's scale, times its rank.")
+]
+LoraDropout = Annotated[float | None, typer.Option("--lora-dropout", help="The adapter's dropout.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Decides every draw.")]
 Organization = Annotated[str, typer.Option("--organization", help="Whose job and data it is.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]

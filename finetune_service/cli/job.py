@@ -65,25 +65,17 @@ def create(
         str | None,
         typer.Option("--method", help="lora, qlora, instruction_tuning or full_finetuning."),
     ] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", "-e", help="Passes over the rows.")] = (
-        None
-    ),
+    epochs: options.Epochs = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", "-b", help="Rows an optimizer step.")
     ] = None,
     learning_rate: Annotated[
         float | None, typer.Option("--learning-rate", "--lr", help="The peak.")
     ] = None,
-    lora_rank: Annotated[
-        int | None, typer.Option("--lora-rank", "--lora-r", help="The adapter's rank.")
-    ] = None,
-    lora_alpha: Annotated[
-        float | None, typer.Option("--lora-alpha", help="The adapter's scale, times its rank.")
-    ] = None,
-    lora_dropout: Annotated[
-        float | None, typer.Option("--lora-dropout", help="The adapter's dropout.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Decides every draw.")] = None,
+    lora_rank: options.LoraRank = None,
+    lora_alpha: options.LoraAlpha = None,
+    lora_dropout: options.LoraDropout = None,
+    seed: options.Seed = None,
     priority: Annotated[
         Priority | None, typer.Option("--priority", help="Which of those that wait begin first.")
     ] = None,
