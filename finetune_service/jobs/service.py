@@ -25,13 +25,13 @@ from finetune_service.jobs.lines import backwards
 from finetune_service.jobs.logs import log_lines
 from finetune_service.jobs.paths import without_paths
 from finetune_service.jobs.prefect_client import PrefectRefusedError, PrefectUnavailableError
-from finetune_service.jobs.progress import progress, step_metrics
+from finetune_service.jobs.progress import step_metrics
 from finetune_service.jobs.record import JobRecord
 from finetune_service.jobs.request import NewJob
 from finetune_service.jobs.scheduler import RunState, Scheduler
 from finetune_service.jobs.states import FINAL, WAITING, Status, Verb, check
 from finetune_service.jobs.store import KIND, JobStore
-from finetune_service.jobs.views import JobCheckpoint, JobEvent, JobView
+from finetune_service.jobs.views import JobCheckpoint, JobEvent, JobView, view_of
 
 # What a request waits for its turn at Prefect, which takes some ten new runs a second and no more.
 PATIENCE_SECONDS = 0.2
@@ -324,14 +324,8 @@ class JobService:
             outcome = outcome.model_copy(update={"error": error})
         if status is Status.QUEUED and self._is_being_checked(record):
             status = Status.VALIDATING_FILES
-        return JobView(
-            record=record,
-            status=status,
-            outcome=outcome,
-            progress=None if status in UNTOLD else progress(self.folder(record)),
-            heard_at=_modified(self._store.job(record).events),
-            result_files=result_files(self._store, self._files, record) if outcome else (),
-        )
+        results = result_files(self._store, self._files, record) if outcome else ()
+        return view_of(self._store.job(record), record, status, outcome, results)
 
     def _is_being_checked(self, record: JobRecord) -> bool:
         """Whether one of a job's files was uploaded so lately that its check has not ended."""
@@ -355,20 +349,12 @@ class JobService:
         return shown
 
 
-UNTOLD = WAITING | {Status.SUCCEEDED}  # whose progress goes without saying
 WORDS = {
     Verb.CANCEL: "end",
     Verb.PAUSE: "pause",
     Verb.RESUME: "go on",
     Verb.CHECKPOINT: "save a checkpoint",
 }
-
-
-def _modified(file: Path) -> float | None:
-    try:
-        return file.stat().st_mtime
-    except FileNotFoundError:
-        return None
 
 
 def _has(record: JobRecord, metadata: Mapping[str, str] | None) -> bool:

@@ -6,9 +6,12 @@ import time
 from typing import Any, NamedTuple
 
 from finetune_core.trainers.checkpoints import Checkpoint
-from finetune_service.jobs.progress import Progress
+from finetune_core.types import Job
+from finetune_service.jobs.progress import Progress, progress
 from finetune_service.jobs.record import JobRecord, Outcome
-from finetune_service.jobs.states import Status
+from finetune_service.jobs.states import WAITING, Status
+
+UNTOLD = WAITING | {Status.SUCCEEDED}  # whose progress goes without saying
 
 
 class JobView(NamedTuple):
@@ -23,7 +26,7 @@ class JobView(NamedTuple):
     outcome: Outcome | None
     progress: Progress | None
     heard_at: float | None
-    result_files: tuple[str, ...]
+    result_files: tuple[str, ...] = ()
 
     @property
     def share(self) -> float:
@@ -43,6 +46,28 @@ class JobView(NamedTuple):
         if self.status is not Status.RUNNING or self.progress is None or not self.progress.ends:
             return None
         return int(max(self.progress.ends, time.time()))
+
+
+def view_of(
+    job: Job,
+    record: JobRecord,
+    status: Status,
+    outcome: Outcome | None,
+    result_files: tuple[str, ...] = (),
+) -> JobView:
+    """A job as its folder tells of it, in a state that somebody else knows."""
+    try:
+        heard_at = job.events.stat().st_mtime
+    except FileNotFoundError:
+        heard_at = None
+    return JobView(
+        record=record,
+        status=status,
+        outcome=outcome,
+        progress=None if status in UNTOLD else progress(job.folder),
+        heard_at=heard_at,
+        result_files=result_files,
+    )
 
 
 class JobEvent(NamedTuple):

@@ -22,11 +22,11 @@ from finetune_service.exceptions import ConflictError, InvalidValueError, NotFou
 from finetune_service.files.records import is_id
 from finetune_service.jobs.lines import backwards
 from finetune_service.jobs.logs import log_lines
-from finetune_service.jobs.progress import progress
 from finetune_service.jobs.record import JobError, JobRecord, Outcome
 from finetune_service.jobs.request import NewJob, build_config, resolved
-from finetune_service.jobs.states import WAITING, Status, Verb, check
+from finetune_service.jobs.states import Status, Verb, check
 from finetune_service.jobs.store import KIND, JobStore
+from finetune_service.jobs.views import view_of
 from finetune_service.sdk.process import FlowProcess
 from finetune_service.sdk.records import JobEvent, JobInfo, moment
 from finetune_service.sdk.request import JobRequest
@@ -114,7 +114,7 @@ class LocalBackend:
                 f"{record.id} is run by Prefect, not by a process of its own.",
                 hint="Set FINETUNE_API_URL and FINETUNE_API_KEY: the API drives it.",
             )
-        control, process = Control(self._folder(record) / "control"), self._process(record)
+        control, process = Control(self._store.job(record).control), self._process(record)
         with FileLock(self._folder(record) / "asking.lock"):
             status = self._status(record)
             if check(verb, status, record.id):
@@ -132,7 +132,7 @@ class LocalBackend:
     def events(self, name: str) -> Iterator[JobEvent]:
         """A job's events, the newest first."""
         record = self._find(name)
-        for position, event in backwards(self._folder(record) / "events.jsonl"):
+        for position, event in backwards(self._store.job(record).events):
             yield JobEvent(
                 id=f"ftevent-{record.id.partition('-')[2]}-{position:x}",
                 time=moment(event["time"]),
@@ -153,7 +153,7 @@ class LocalBackend:
         status = self._status(record)
         if status is not Status.SUCCEEDED:
             raise ConflictError(f"{record.id} is {status.value}, so it has no model.")
-        return str(self._folder(record) / ADAPTER)
+        return self._adapter(record)
 
     def logs(self, name: str) -> Iterator[str]:
         """The logs of a job's processes, the one that was written to last at the end."""
@@ -196,28 +196,29 @@ class LocalBackend:
     def _folder(self, record: JobRecord) -> Path:
         return self._store.folder(self._organization, record.id)
 
+    def _adapter(self, record: JobRecord) -> str:
+        return str(self._folder(record) / ADAPTER)
+
     def _process(self, record: JobRecord) -> FlowProcess:
         return FlowProcess(self._folder(record))
 
     def _info(self, record: JobRecord) -> JobInfo:
         status = self._status(record)
-        outcome, folder = self._store.outcome(record), self._folder(record)
-        done = None if status in WAITING else progress(folder)
-        heard = [file.stat().st_mtime for file in (folder / "events.jsonl",) if file.exists()]
-        share = 1.0 if status is Status.SUCCEEDED else done.share if done else 0.0
+        outcome = self._store.outcome(record)
+        told = view_of(self._store.job(record), record, status, outcome)
         return JobInfo(
             id=record.id,
             name=record.name,
             model=record.model,
             status=status,
-            progress=round(100 * share, 1),
+            progress=round(100 * told.share, 1),
             created_at=moment(record.created_at),
-            updated_at=moment(max([record.created_at, *heard])),
+            updated_at=moment(told.updated_at),
             finished_at=moment(outcome.finished_at) if outcome else None,
             error=outcome.error.message if outcome and outcome.error else None,
             training_file=record.training_file,
             hyperparameters=record.hyperparameters,
-            fine_tuned_model=str(folder / ADAPTER) if status is Status.SUCCEEDED else None,
+            fine_tuned_model=self._adapter(record) if status is Status.SUCCEEDED else None,
             trained_tokens=outcome.trained_tokens if outcome else None,
             priority=record.priority,
             metadata=record.metadata,
@@ -230,7 +231,8 @@ class LocalBackend:
         outcome = self._store.outcome(record)
         if outcome:
             return outcome.status
-        last = next((event for _, event in backwards(self._folder(record) / "events.jsonl")), None)
+        events = self._store.job(record).events
+        last = next((event for _, event in backwards(events)), None)
         if runs:
             begun = last is not None and last["time"] > (process.started_at or 0)
             return Status.RUNNING if begun else Status.QUEUED
