@@ -18,14 +18,14 @@ from finetune_core.config import PipelineConfig
 from finetune_core.data.check import CheckRequest, CheckResult
 from finetune_core.exceptions import OutputError
 from finetune_core.jobs import organization_folder
-from finetune_core.models.sizing import (
+from finetune_core.models.recommend import (
     GB,
     PLACEHOLDER,
-    Cost,
     Recommendation,
     RecommendRequest,
     Rows,
 )
+from finetune_core.models.sizing import Cost
 from finetune_core.storage import from_here
 from finetune_service.cli.heavy import run_heavy
 from flows import options
@@ -64,7 +64,7 @@ def recommend(
         with Terminal("recommend") as terminal:
             rows = _count(config, organization, terminal) if dataset else None
             found = run_heavy(
-                "finetune_core.models.sizing:recommend",
+                "finetune_core.models.recommend:recommend",
                 RecommendRequest(
                     model=config.model,
                     dataset=dataset,

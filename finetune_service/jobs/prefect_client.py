@@ -51,15 +51,21 @@ class PrefectRefusedError(FineTuneError):
         self.status = status
 
 
+PREFECT_ERRORS = (PrefectUnavailableError, PrefectRefusedError)
+
+
 class PrefectClient:
     """Prefect's API; threads may share it.
 
     Args:
         url: Its address; without one, Prefect is always away.
         auth: What it asks its clients for, as `user:password`.
+        direct: Whether no proxy stands between, whatever the environment says.
     """
 
-    def __init__(self, url: str | None, auth: SecretStr | None = None) -> None:
+    def __init__(
+        self, url: str | None, auth: SecretStr | None = None, *, direct: bool = False
+    ) -> None:
         user, _, password = (auth.get_secret_value() if auth else "").partition(":")
         self._url = url
         self._client = httpx.Client(
@@ -67,6 +73,7 @@ class PrefectClient:
             auth=(user, password) if user else None,
             timeout=httpx.Timeout(SECONDS, connect=2.0),
             limits=httpx.Limits(max_connections=20),
+            trust_env=not direct,
         )
         self._away_until = 0.0
         self._token: dict[str, str] | None = None
@@ -84,6 +91,14 @@ class PrefectClient:
             PrefectRefusedError: It does not do that.
         """
         return self._send("POST", path, body)
+
+    def patch(self, path: str, **body: Any) -> Any:
+        """Changes something; raises as `post` does."""
+        return self._send("PATCH", path, body)
+
+    def close(self) -> None:
+        """Gives its connections back."""
+        self._client.close()
 
     def _send(self, method: str, path: str, body: Any = None) -> Any:
         if not self._url:

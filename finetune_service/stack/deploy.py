@@ -49,6 +49,7 @@ def deploy(settings: StackSettings) -> None:
 
     Raises:
         StackError: Prefect refuses some of it.
+        PrefectUnavailableError: It does not answer.
     """
     with PrefectApi(settings) as prefect:
         before = {each["id"] for each in prefect.schedules() if each["active"]}

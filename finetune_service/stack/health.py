@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from sqlalchemy.engine import URL
 
 import finetune_core
+from finetune_service.jobs.prefect_client import PREFECT_ERRORS
 from finetune_service.stack import postgres
-from finetune_service.stack.exceptions import StackError
 from finetune_service.stack.parts import API, MLFLOW, POSTGRES, PREFECT, Part, database_name
 from finetune_service.stack.prefect_api import PrefectApi
 from finetune_service.stack.settings import StackSettings
@@ -98,7 +98,7 @@ def _worker_lives(settings: StackSettings, pool: str, started: float) -> bool:
     try:
         with PrefectApi(settings) as prefect:
             seen = prefect.worker_seen(pool)
-    except StackError:
+    except PREFECT_ERRORS:
         return False
     # The heartbeat of one that ran before says nothing; supervisor's times are whole seconds.
     return seen is not None and seen >= started and time.time() - seen < HEARTBEATS_SECONDS

@@ -13,9 +13,10 @@ from typing import NamedTuple
 from filelock import FileLock
 from sqlalchemy.engine import URL
 
+from finetune_service.jobs.prefect_client import PREFECT_ERRORS
 from finetune_service.organizations import Organizations
 from finetune_service.stack import deploy, postgres
-from finetune_service.stack.exceptions import PortTakenError, StackError
+from finetune_service.stack.exceptions import PortTakenError
 from finetune_service.stack.health import healthy
 from finetune_service.stack.parts import API, MLFLOW, POSTGRES, PREFECT, WORKER, Part, parts
 from finetune_service.stack.prefect_api import PrefectApi
@@ -104,7 +105,9 @@ def down(settings: StackSettings) -> int:
             supervisor.stop(name for name in names if name.startswith(WORKER))
             end_jobs(settings)
             if PREFECT in names and names[PREFECT].running:
-                with suppress(StackError):  # one that does not answer must not keep the rest up
+                with suppress(
+                    *PREFECT_ERRORS
+                ):  # one that does not answer must not keep the rest up
                     stopped = _crash_lost_runs(settings)
             supervisor.stop(name for name in names if name != POSTGRES)
             supervisor.stop([POSTGRES] if POSTGRES in names else [])

@@ -1,41 +1,34 @@
-"""The few calls that the stack makes to Prefect's API.
-
-Prefect's own client would do, but importing it takes a second, which each `status` would pay.
-"""
+"""The few calls that the stack makes to Prefect's API."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any
 
-import httpx
+from pydantic import SecretStr
 
+from finetune_service.jobs.prefect_client import PrefectClient
 from finetune_service.jobs.priority import Priority
-from finetune_service.stack.exceptions import StackError
 from finetune_service.stack.parts import prefect_auth
 from finetune_service.stack.settings import StackSettings
 
-SECONDS = 10.0
 AT_WORK = ("PENDING", "RUNNING", "CANCELLING")
 
 
 class PrefectApi:
-    """Prefect's API, with the stack's password and a CSRF token.
+    """The stack's Prefect, asked with the stack's password; its calls raise as PrefectClient's do.
 
     Args:
         settings: Where it is.
     """
 
     def __init__(self, settings: StackSettings) -> None:
-        user, _, password = prefect_auth(settings).partition(":")
-        self._client = httpx.Client(
-            base_url=f"{settings.address(settings.prefect_port)}/api",
-            auth=(user, password),
-            timeout=SECONDS,
-            trust_env=False,  # a proxy has no business on this machine
+        self._client = PrefectClient(
+            f"{settings.address(settings.prefect_port)}/api",
+            SecretStr(prefect_auth(settings)),
+            direct=True,  # a proxy has no business on this machine
         )
 
     def __enter__(self) -> PrefectApi:
@@ -71,7 +64,7 @@ class PrefectApi:
     def activate(self, schedule: dict[str, Any]) -> None:
         """Lets a schedule make runs."""
         path = f"/deployments/{schedule['deployment_id']}/schedules/{schedule['id']}"
-        self._send("PATCH", path, active=True)
+        self._client.patch(path, active=True)
 
     def worker_seen(self, pool: str) -> float | None:
         """When a pool's worker of the stack last said that it lives, in seconds since 1970."""
@@ -118,18 +111,4 @@ class PrefectApi:
         return int(self._post("/flow_runs/count", flow_runs=runs, work_pools=pools))
 
     def _post(self, path: str, **body: Any) -> Any:
-        return self._send("POST", path, **body)
-
-    def _send(self, method: str, path: str, **body: Any) -> Any:
-        try:
-            if "Prefect-Csrf-Token" not in self._client.headers:
-                self._client.headers.update(self._token())
-            answer = self._client.request(method, path, json=body).raise_for_status()
-        except httpx.HTTPError as error:
-            raise StackError(f"Prefect does not do {path}: {error}") from None
-        return answer.json() if answer.content else None
-
-    def _token(self) -> dict[str, str]:
-        client = str(uuid.uuid4())
-        answer = self._client.get("/csrf-token", params={"client": client}).raise_for_status()
-        return {"Prefect-Csrf-Token": answer.json()["token"], "Prefect-Csrf-Client": client}
+        return self._client.post(path, **body)
