@@ -22,7 +22,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeVar, get_type_hints
+from typing import IO, Any, NamedTuple, TypeVar, get_type_hints
 
 from finetune_core.exceptions import ChildDiedError, FineTuneError, error_from_dict
 from finetune_core.types import Record
@@ -36,6 +36,23 @@ POLL_SECONDS = 0.1
 PATIENCE_SECONDS = 10.0  # between asking a child to end and ending it
 
 log = logging.getLogger(__name__)
+
+
+class Files(NamedTuple):
+    """What the children of a function leave in a folder."""
+
+    request: Path
+    events: Path
+    log: Path
+
+
+def files(folder: Path, name: str) -> Files:
+    """Where the children of a function of that name leave them."""
+    return Files(
+        request=folder / f"{name}-request.json",
+        events=folder / f"{name}-events.jsonl",
+        log=folder / f"{name}.log",
+    )
 
 
 def run(
@@ -54,7 +71,7 @@ def run(
         target: The function, as `module:name`.
         request: What it is given.
         result_type: The record that it returns.
-        folder: Gets `<name>-request.json`, `<name>-events.jsonl` and `<name>.log`.
+        folder: Gets the child's `files`.
         on_event: Is told of each event that the function emits.
         environment: Variables that only the child has.
         launcher: What starts a Python module, as `-m` behind it; perhaps in several processes,
@@ -66,15 +83,15 @@ def run(
     """
     name = target.rpartition(":")[2]
     folder.mkdir(parents=True, exist_ok=True)
-    request_file, log_file = folder / f"{name}-request.json", folder / f"{name}.log"
-    events = EventFile(folder / f"{name}-events.jsonl")
+    request_file, events_file, log_file = files(folder, name)
+    events = EventFile(events_file)
     request_file.write_text(request.model_dump_json())
     offset = events.size()
     with log_file.open("ab") as output:
         process = start(
             target,
             request_file,
-            events.path,
+            events_file,
             output=output,
             environment=environment,
             launcher=launcher,

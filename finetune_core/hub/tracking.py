@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import ClassVar
 
-from finetune_core.child import Event, EventFile
+from finetune_core.child import Event, EventFile, files
 from finetune_core.config.pipeline import PipelineConfig
 from finetune_core.data.report import read_report
 from finetune_core.data.report_page import page
@@ -203,7 +203,7 @@ class Tracking:
         return True
 
     def _events(self) -> EventFile:
-        return EventFile(self._job.logs / "train-events.jsonl")
+        return EventFile(files(self._job.logs, "train").events)
 
     def _send_events(self, run_id: str) -> None:
         position = self._memory / "events_sent"

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from finetune_core.child import end, start
+from finetune_core.child import end, files, start
 from finetune_core.exceptions import TrainingError
 from finetune_core.trainers.checkpoints import finished_training
 from finetune_core.trainers.launch import launcher
@@ -34,7 +34,7 @@ def join(job: Path, *, patience: float) -> TrainedCheckpoints:
         InvalidConfigError: The environment does not say which machine this is.
         TrainingError: Nothing was heard for longer.
     """
-    request_file, events = job / "logs" / "train-request.json", job / "logs" / "train-events.jsonl"
+    request_file, events, _ = files(job / "logs", "train")
     process: subprocess.Popen[bytes] | None = None
     began = time.time()
     try:

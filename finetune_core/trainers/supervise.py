@@ -59,7 +59,7 @@ def supervise(request: TrainRequest, *, folder: Path, on_event: Emit) -> Trained
         FineTuneError: What the training failed by, where nothing was left to ease.
     """
     file = request.output / "eased.json"
-    events = EventFile(folder / "train-events.jsonl")
+    events = EventFile(child.files(folder, "train").events)
     eased = Eased.model_validate_json(file.read_text()) if file.exists() else Eased()
     while True:
         training = eased.applied(request.training)

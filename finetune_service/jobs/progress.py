@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finetune_core.child import EventFile
+from finetune_core.child import EventFile, files
 from finetune_service.jobs.lines import backwards
 
 COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
@@ -43,7 +43,7 @@ class Progress(NamedTuple):
 
 def training_events(folder: Path) -> Path:
     """The file of a job's training events."""
-    return folder / "logs" / "train-events.jsonl"
+    return files(folder / "logs", "train").events
 
 
 def progress(folder: Path) -> Progress | None:
