@@ -124,17 +124,21 @@ class Others:
     def _now(self) -> tuple[float, float, float]:
         """Seconds of all cores, those in which they worked, and those of them for us."""
         every = psutil.cpu_times()
-        own = psutil.Process().cpu_times()
-        ours = own.user + own.system + own.children_user + own.children_system
+        ours = _worked(psutil.Process())
         for process in psutil.process_iter():
             try:
                 if process.environ().get(MARK) == self._mark:
-                    took = process.cpu_times()
-                    ours += took.user + took.system
+                    ours += _worked(process)
             except (psutil.Error, OSError):
                 continue
         whole = time.monotonic() * (os.cpu_count() or 1)
         return whole, sum(every) - every.idle - every.iowait - every.guest - every.guest_nice, ours
+
+
+def _worked(process: psutil.Process) -> float:
+    """Seconds that a process and its children which have ended have worked."""
+    took = process.cpu_times()
+    return float(took.user + took.system + took.children_user + took.children_system)
 
 
 def _free_ports(count: int) -> list[int]:
