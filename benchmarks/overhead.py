@@ -1,6 +1,6 @@
 """What orchestration costs: the same job bare, and as a deployment's run on the stack.
 
-    python -m benchmarks.overhead [--epochs 1 20] [--rounds 3] [--json]
+    python -m benchmarks.overhead [--epochs 1 10] [--rounds 3] [--json]
 
 Bare, a plain Python process calls the library as the tasks do: sanitize, tokenize, train and
 evaluate each in a child process, and choose; there is no Prefect, no MLflow and nothing registered.
@@ -42,7 +42,7 @@ BARE, FLOW = "bare", "flow"
 def main() -> None:
     """Measures and prints the table, or one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--epochs", type=int, nargs=2, default=(1, 20), help="short and longer")
+    parser.add_argument("--epochs", type=int, nargs=2, default=(1, 10), help="short and longer")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--patience", type=float, default=20.0, help="seconds, for a quiet machine")
     parser.add_argument("--json", action="store_true")
