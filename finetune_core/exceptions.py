@@ -18,7 +18,9 @@
     │   ├── JobNotFoundError
     │   └── OutputError
     ├── JobInterruptedError           exit code 130
-    │   └── JobPausedError
+    │   ├── JobHandedBackError
+    │   ├── JobPausedError
+    │   └── JobSupersededError
     ├── JobInUseError
     ├── ModelLoadError
     ├── ParityError
@@ -177,6 +179,14 @@ class JobInterruptedError(FineTuneError):
 
 class JobPausedError(JobInterruptedError):
     """The job was asked to pause, and can go on from where it is."""
+
+
+class JobHandedBackError(JobInterruptedError):
+    """The job's worker is being stopped; the job goes on, on that or on another one."""
+
+
+class JobSupersededError(JobInterruptedError):
+    """The job was taken for dead, and another process goes on with it: this one may not write."""
 
 
 class JobInUseError(FineTuneError):

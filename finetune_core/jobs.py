@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
+import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 from filelock import FileLock, Timeout
 
 from finetune_core.config.pipeline import PipelineConfig
@@ -22,10 +25,13 @@ from finetune_core.exceptions import (
     JobNotFoundError,
     OutputError,
 )
+from finetune_core.storage import write_json
+from finetune_core.trainers.control import Control
 from finetune_core.types import Job, new_job_id
 
 CONFIG = "config.yaml"
 LOCK = "lock"
+HOLDER = "holder.json"
 LOCK_SECONDS = 120.0  # a process that ends, as after a pause, is gone by then
 
 log = logging.getLogger(__name__)
@@ -60,27 +66,87 @@ def open_job(config: PipelineConfig, organization: str, *, job_id: str | None = 
 
 
 @contextmanager
-def working_on(job: Job) -> Iterator[None]:
+def working_on(job: Job, *, take_over: bool = False) -> Iterator[Job]:
     """Keeps other processes from working on a job while the block lasts.
 
+    Args:
+        job: The job.
+        take_over: Whether one that does was taken for dead: it gives up as soon as it hears of it,
+            and where it does not, on this machine, it is ended.
+
+    Returns:
+        The job with the number of this attempt.
+
     Raises:
-        JobInUseError: Another one does, and has not ended in the meantime.
+        JobInUseError: Another process works on it, and has not ended in the meantime.
+        JobSupersededError: In the meantime, a later attempt has taken it over from this one.
     """
+    control = Control(job.control)
+    attempt = control.begin_attempt() if take_over else 0
+    holder = _Holder(job.folder / HOLDER)
     lock = FileLock(job.folder / LOCK)
     try:
         lock.acquire(blocking=False)
     except Timeout:
         log.warning("another process works on %s; waiting until it ends", job.id)
+        if take_over:
+            holder.wake()
         try:
             lock.acquire(timeout=LOCK_SECONDS)
         except Timeout:
-            raise JobInUseError(
-                f"another process works on {job.id}", hint="Wait until it ends, or cancel it."
-            ) from None
+            if not (take_over and holder.end()):
+                raise JobInUseError(
+                    f"another process works on {job.id}", hint="Wait until it ends, or cancel it."
+                ) from None
+            lock.acquire(timeout=LOCK_SECONDS)
     try:
-        yield
+        job = job.model_copy(update={"attempt": attempt or control.begin_attempt()})
+        Control(job.control, job.attempt).check()
+        holder.is_me()
+        yield job
     finally:
         lock.release()
+
+
+class _Holder:
+    """The process that works on a job, told by a file so that it can be found on its machine."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def is_me(self) -> None:
+        """Writes down that it is this one."""
+        me = psutil.Process()
+        write_json(
+            self._file,
+            {"host": socket.gethostname(), "pid": me.pid, "started": me.create_time()},
+        )
+
+    def wake(self) -> None:
+        """Has a stopped one go on, so that it hears that it was taken for dead."""
+        for process in self._family():
+            with suppress(psutil.Error):
+                process.resume()
+
+    def end(self) -> bool:
+        """Kills it and all below it; says whether it was there to be killed."""
+        family = self._family()
+        for process in family:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(family, timeout=LOCK_SECONDS)
+        return bool(family)
+
+    def _family(self) -> list[psutil.Process]:
+        """It and those below it; none where it is on another machine, or has ended."""
+        try:
+            known = json.loads(self._file.read_text())
+            process = psutil.Process(known["pid"])
+            if known["host"] != socket.gethostname() or process.create_time() != known["started"]:
+                return []
+            return [process, *process.children(recursive=True)]
+        except (OSError, ValueError, KeyError, psutil.Error):
+            return []
 
 
 def find_config(job_id: str, organization: str, output_dir: Path | None) -> PipelineConfig:

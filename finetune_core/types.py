@@ -134,12 +134,16 @@ class Record(BaseModel):
 
 
 class Job(Record):
-    """One fine-tuning job: what it is called and where its files are."""
+    """One fine-tuning job: what it is called and where its files are.
+
+    `attempt` numbers the processes that go on with it; none where a job is only looked at.
+    """
 
     id: str
     name: str
     organization: str
     folder: Path
+    attempt: int = 0
 
     @property
     def logs(self) -> Path:
@@ -148,7 +152,7 @@ class Job(Record):
 
     @property
     def control(self) -> Path:
-        """Where files ask the job to pause, or to save a checkpoint."""
+        """Where files ask the job to pause, and number its attempts: `trainers.control`."""
         return self.folder / "control"
 
     @property

@@ -7,29 +7,43 @@ its place is free; the run begins anew when it is resumed, and finds the job by 
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
-from prefect.exceptions import Pause
+from prefect.exceptions import Abort, Pause
 from prefect.flow_runs import suspend_flow_run
+from prefect.states import Scheduled
 
 from finetune_core.config import PipelineConfig
-from finetune_core.exceptions import ConfigError, FineTuneError, InputError, JobPausedError
+from finetune_core.exceptions import (
+    ConfigError,
+    FineTuneError,
+    InputError,
+    JobHandedBackError,
+    JobPausedError,
+    JobSupersededError,
+)
 from finetune_core.hub import open_hub
 from finetune_core.hub.card import JobResult
 from finetune_core.hub.tracking import Tracking
 from finetune_core.job_events import JobEvents
 from finetune_core.jobs import open_job, working_on
 from finetune_core.storage import write_json
+from finetune_core.trainers.control import Control, Wish
 from finetune_core.types import Job, job_id_of
 
 PAUSE_SECONDS = 30 * 24 * 3600  # then Prefect gives a suspended run up
+# Prefect's worker falls over a run that comes back before its last process is gone.
+REST_SECONDS = 20.0
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +70,9 @@ def running_job(
     run = _deployed_run()
     if run and run.created and not job_id:
         job_id = job_id_of(run.id, run.created)
-    job = open_job(config, organization, job_id=job_id)
-    with working_on(job):
+    opened = open_job(config, organization, job_id=job_id)
+    # Prefect starts a run anew only where its process has ended, or was taken for dead.
+    with working_on(opened, take_over=run is not None) as job, _handing_back(job):
         if run:
             _introduce(run, job, config)
         job.outcome.unlink(missing_ok=True)  # that of an earlier try
@@ -67,6 +82,17 @@ def running_job(
         tracking.tell_config(config)
         try:
             yield running
+        except JobSupersededError as superseded:
+            log.warning("%s: %s", job.id, superseded)
+            if run:  # its state is that of the attempt which goes on
+                raise Abort(superseded.message) from None
+            raise
+        except JobHandedBackError as handed_back:
+            events.say("handed_back", f"The worker stops; the job is {handed_back.message}.")
+            if run:
+                _schedule_again(run)
+                raise Pause(handed_back.message) from None
+            raise
         except JobPausedError as paused:
             events.say("paused", f"The job is {paused.message}.")
             if run:
@@ -101,6 +127,28 @@ def running_job(
                 metrics=result.report.tuned,
             )
         tracking.end("FINISHED")
+
+
+@contextmanager
+def _handing_back(job: Job) -> Iterator[None]:
+    """Has the job handed back when this process is told that its worker stops, by SIGUSR1."""
+    control = Control(job.control)
+    control.done(Wish.HAND_BACK)  # that of an earlier attempt
+    if threading.current_thread() is not threading.main_thread():  # which alone hears signals
+        yield
+        return
+    before = signal.signal(signal.SIGUSR1, lambda *_: control.ask(Wish.HAND_BACK))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def _schedule_again(run: FlowRun) -> None:
+    """Has some worker take the run up, when this process has surely ended."""
+    due = datetime.now(timezone.utc) + timedelta(seconds=REST_SECONDS)
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run.id, Scheduled(name="HandedBack", scheduled_time=due), True)
 
 
 def _deployed_run() -> FlowRun | None:

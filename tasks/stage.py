@@ -13,9 +13,10 @@ from prefect.context import TaskRunContext
 
 from finetune_core import child
 from finetune_core.child import Emit, Event
-from finetune_core.exceptions import FineTuneError, InputError, JobPausedError
+from finetune_core.exceptions import FineTuneError, InputError, JobInterruptedError
 from finetune_core.job_events import JobEvents
 from finetune_core.storage import finished
+from finetune_core.trainers.control import Control
 from finetune_core.types import Job, Record, StageRecord
 from tasks.terminal import Terminal
 
@@ -30,7 +31,7 @@ def worth_a_retry(task: Any, task_run: Any, state: Any) -> bool:
     """Whether a failed task may succeed when it is run again: wrong input stays wrong."""
     try:
         state.result()
-    except InputError:
+    except (InputError, JobInterruptedError):
         return False
     except Exception:
         return True
@@ -56,7 +57,8 @@ def run_stage(job: Job, verb: str, work: Callable[[Emit], R], summary: Callable[
         summary: Says in a few words what came of it.
     """
     start = perf_counter()
-    events = JobEvents(job)
+    control, events = Control(job.control, job.attempt), JobEvents(job)
+    control.check()
     events.say("stage_began", f"{verb} begins", stage=verb)
     with Terminal(verb) as terminal:
 
@@ -66,13 +68,14 @@ def run_stage(job: Job, verb: str, work: Callable[[Emit], R], summary: Callable[
 
         try:
             record = work(hear)
-        except JobPausedError:
+        except JobInterruptedError:
             raise
         except Exception as error:
             if _is_tried_again(error):
                 why = error.message if isinstance(error, FineTuneError) else repr(error)
                 events.say("retried", f"{verb} is tried again: {why}", level="warn", stage=verb)
             raise
+        control.check()
         seconds = perf_counter() - start
         record = record.model_copy(update={"seconds": seconds})
         text = f"{summary(record)}{' (cached)' if record.cached else ''}"

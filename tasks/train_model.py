@@ -8,7 +8,7 @@ from prefect.states import Completed
 
 from finetune_core.child import Emit, Event
 from finetune_core.config import PipelineConfig
-from finetune_core.exceptions import JobPausedError
+from finetune_core.exceptions import JobHandedBackError, JobInterruptedError, JobPausedError
 from finetune_core.hub import open_hub
 from finetune_core.hub.tracking import Tracking
 from finetune_core.trainers.checkpoints import finished_training
@@ -19,7 +19,11 @@ from finetune_core.types import Job, TokenizedData, TrainedCheckpoints
 from tasks.artifacts import ProgressArtifact
 from tasks.stage import STAGE, run_stage, worth_a_retry
 
-PAUSED = "Paused"
+# A training that stops, and is to go on, is no failure: a completed state by another name.
+STOPPED: dict[str, type[JobInterruptedError]] = {
+    "Paused": JobPausedError,
+    "HandedBack": JobHandedBackError,
+}
 
 
 def train_model(job: Job, config: PipelineConfig, tokens: TokenizedData) -> TrainedCheckpoints:
@@ -27,10 +31,11 @@ def train_model(job: Job, config: PipelineConfig, tokens: TokenizedData) -> Trai
 
     Raises:
         JobPausedError: The job was asked to pause.
+        JobHandedBackError: Its worker is being stopped.
     """
     state: State[Any] = train(job, config, tokens, return_state=True)
-    if state.name == PAUSED:
-        raise JobPausedError(state.message or PAUSED)
+    if stopped := STOPPED.get(state.name or ""):
+        raise stopped(state.message or str(state.name))
     trained: TrainedCheckpoints = state.result()
     return trained
 
@@ -45,7 +50,7 @@ def train_model(job: Job, config: PipelineConfig, tokens: TokenizedData) -> Trai
 def train(
     job: Job, config: PipelineConfig, tokens: TokenizedData
 ) -> TrainedCheckpoints | State[None]:
-    """The training; where it is paused, which is no failure, a completed state of that name."""
+    """The training, or a completed state that says why it has stopped."""
     control = Control(job.control)
     request = TrainRequest(
         tokens=tokens,
@@ -54,6 +59,7 @@ def train(
         lora=config.lora,
         output=job.folder / "checkpoints",
         control=job.control,
+        attempt=job.attempt,
     )
     tracking = Tracking(open_hub(job.organization), job)
 
@@ -83,6 +89,7 @@ def train(
         if control.asked() is Wish.PAUSE:  # too late for the training, in time for what follows
             control.done(Wish.PAUSE)
             raise JobPausedError(f"paused after the last step, {trained.steps}")
-    except JobPausedError as paused:
-        return Completed(name=PAUSED, message=paused.message)
+    except tuple(STOPPED.values()) as stop:
+        name = next(name for name, kind in STOPPED.items() if isinstance(stop, kind))
+        return Completed(name=name, message=stop.message)
     return trained

@@ -66,7 +66,7 @@ def make_loop(request: TrainRequest, emit: Emit) -> Loop:
         lora=request.lora,
         output=request.output,
         emit=emit,
-        control=Control(request.control) if request.control else None,
+        control=Control(request.control, request.attempt) if request.control else None,
     )
 
 

@@ -20,7 +20,8 @@ class TrainRequest(Record):
     """What training needs.
 
     `output` gets the checkpoints, and holds those of an earlier try. In `control`, as in
-    `finetune_core.trainers.control`, a training may be asked to pause.
+    `finetune_core.trainers.control`, a training may be asked to pause, and finds that another
+    attempt has taken the job over.
     """
 
     tokens: TokenizedData
@@ -29,3 +30,4 @@ class TrainRequest(Record):
     lora: LoraConfig
     output: Path
     control: Path | None = None
+    attempt: int = 0

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
 import pytest
 
 from finetune_core.config import PipelineConfig
@@ -10,6 +17,7 @@ from finetune_core.exceptions import (
     InvalidConfigError,
     JobInUseError,
     JobNotFoundError,
+    JobSupersededError,
     OutputError,
 )
 from finetune_core.jobs import (
@@ -19,6 +27,7 @@ from finetune_core.jobs import (
     organization_folder,
     working_on,
 )
+from finetune_core.trainers.control import Control
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +101,94 @@ def test_a_model_is_named_after_its_base_and_its_dataset(base, path, name):
     value = {"model": {"name": base}, "dataset": {"path": path}}
     assert model_name(PipelineConfig.parse(value)) == name
     assert model_name(PipelineConfig.parse(value | {"registry": {"model_name": "own"}})) == "own"
+
+
+WORKER = """
+import sys, time
+from finetune_core.config import PipelineConfig
+from finetune_core.jobs import open_job, working_on
+from finetune_core.trainers.control import Control
+
+job_id, listens = sys.argv[1:]
+config = PipelineConfig.parse({"dataset": {"path": "rows.jsonl"}})
+with working_on(open_job(config, "acme", job_id=job_id), take_over=True) as job:
+    while True:
+        if listens == "yes":
+            Control(job.control, job.attempt).check()
+        with (job.folder / "written").open("a") as file:
+            print(job.attempt, file=file)
+        time.sleep(0.02)
+"""
+
+
+@pytest.fixture
+def worker():
+    """Starts processes that work on a job, and listen or do not."""
+    started = []
+
+    def start(job, *, listens):
+        command = [sys.executable, "-c", WORKER, job.id, "yes" if listens else "no"]
+        started.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+        written = job.folder / "written"
+        until(lambda: written.exists() and written.read_text(), "the process works")
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def until(condition, what):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def test_a_process_that_was_taken_for_dead_may_not_write(worker):
+    job = open_job(config(), "acme")
+    first = worker(job, listens=True)
+    first.send_signal(signal.SIGSTOP)
+    before = (job.folder / "written").read_text()
+    with working_on(job, take_over=True) as taken:
+        assert taken.attempt == 2
+        # It was woken, saw that it is not the last attempt any more, and ended by itself.
+        assert first.wait(1) == 1
+        assert "JobSupersededError: attempt 2 goes on with the job; this one, 1," in (
+            first.stderr.read()
+        )
+        after = (job.folder / "written").read_text().removeprefix(before)
+        assert after in ("", "1\n")  # at most what it was about to write when it was stopped
+
+
+def test_one_that_does_not_hear_of_it_is_ended_with_all_below_it(worker, monkeypatch):
+    monkeypatch.setattr("finetune_core.jobs.LOCK_SECONDS", 1.0)
+    job = open_job(config(), "acme")
+    first = worker(job, listens=False)
+    with working_on(job, take_over=True) as taken:
+        assert taken.attempt == 2
+        assert not psutil.pid_exists(first.pid)
+
+
+def test_who_only_looks_in_takes_nothing_over(worker, monkeypatch):
+    monkeypatch.setattr("finetune_core.jobs.LOCK_SECONDS", 0.5)
+    job = open_job(config(), "acme")
+    first = worker(job, listens=True)
+    with pytest.raises(JobInUseError), working_on(job):
+        pass
+    assert first.poll() is None
+    assert Control(job.control).last_attempt() == 1
+
+
+def test_of_many_attempts_at_once_each_has_its_number(tmp_path):
+    control = Control(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        numbers = list(pool.map(lambda _: control.begin_attempt(), range(32)))
+    assert sorted(numbers) == list(range(1, 33))
+    Control(tmp_path, 32).check()
+    with pytest.raises(JobSupersededError):
+        Control(tmp_path, 31).check()
 
 
 def test_one_process_works_on_a_job_at_a_time(monkeypatch):

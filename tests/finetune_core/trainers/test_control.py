@@ -7,7 +7,7 @@ import json
 import psutil
 import pytest
 
-from finetune_core.exceptions import JobPausedError
+from finetune_core.exceptions import JobHandedBackError, JobPausedError, JobSupersededError
 from finetune_core.storage import digest_file
 from finetune_core.trainers.checkpoints import Checkpoints, finished_training
 from finetune_core.trainers.control import Control, Wish
@@ -93,7 +93,7 @@ def pause_after(request, monkeypatch, steps):
         patch.setattr(
             "finetune_core.trainers.engine.Control",
             # It looks once before the first step.
-            lambda _: After(Control(folder), Wish.PAUSE, steps + 1),
+            lambda *_: After(Control(folder), Wish.PAUSE, steps + 1),
         )
         train(request, ignore)
 
@@ -175,3 +175,35 @@ def test_two_processes_pause_after_the_same_step_and_go_on_to_the_same_bytes(tmp
     assert 3 <= Checkpoints(request.output).newest().step < 2 * STEPS
     supervise(request, folder=tmp_path / "paused" / "logs", on_event=ignore)
     same_end(request, whole)
+
+
+def test_handed_back_it_goes_on_to_the_same_bytes(tmp_path, request_for, undisturbed):
+    request, control = controlled(request_for(tmp_path / "checkpoints", **SETTINGS))
+    with pytest.raises(JobHandedBackError, match="handed back at step 6"):
+        train(request, asking(control, Wish.HAND_BACK, Wish.CHECKPOINT, at=5))
+    assert control.asked() is None
+    train(request, ignore)
+    same_end(request, undisturbed)
+
+
+def test_who_pauses_a_job_that_is_handed_back_has_it_paused(tmp_path, request_for):
+    request, control = controlled(request_for(tmp_path / "checkpoints", **SETTINGS))
+    with pytest.raises(JobPausedError, match="paused at step 6"):
+        train(request, asking(control, Wish.HAND_BACK, Wish.PAUSE, at=5))
+    assert control.asked() is None
+
+
+def test_a_training_that_was_taken_for_dead_saves_nothing_more(tmp_path, request_for, undisturbed):
+    request, control = controlled(request_for(tmp_path / "checkpoints", **SETTINGS))
+    request = request.model_copy(update={"attempt": control.begin_attempt()})
+
+    def taken_over(event):
+        if event["type"] == "step" and event["step"] == 5:
+            control.begin_attempt()
+
+    with pytest.raises(JobSupersededError, match="attempt 2 goes on with the job; this one, 1"):
+        train(request, taken_over)
+    # It was validated at step 3, and saved as the best so far; the save at step 6 was due.
+    assert [each.step for each in Checkpoints(request.output).all()] == [3]
+    train(request.model_copy(update={"attempt": 2}), ignore)
+    same_end(request, undisturbed)
