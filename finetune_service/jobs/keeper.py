@@ -76,7 +76,7 @@ class Keeper:
             log.exception("the keeper's round")
 
     def _finish(self, service: JobService) -> None:
-        """Has every job known to Prefect, and those closed that have ended there."""
+        """Has every job known to Prefect, lost ones started again, and ended ones closed."""
         urgency = list(Priority).index
         waiting = reversed(self._unfinished(service))  # as they came
         for record in sorted(waiting, key=lambda each: urgency(each.priority)):
@@ -88,7 +88,7 @@ class Keeper:
                 service.submitted(record)
             except PrefectRefusedError as error:
                 service.fail(record, str(error))
-        service.close_ended(self._unfinished(service))
+        service.settle(self._unfinished(service))
 
     def _unfinished(self, service: JobService) -> list[JobRecord]:
         return list(self._jobs.store.unfinished(service.organization, apart_from=self._settled))

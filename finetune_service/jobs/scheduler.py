@@ -25,7 +25,7 @@ KNOWN = 20_000  # the states that are remembered
 PAUSE_DAYS = 30
 # Prefect's worker falls over a run that comes back before its last process is gone.
 REST_SECONDS = 20.0
-CRASH_SECONDS = 30.0  # in which an automation may start a crashed run again
+CLAIM_SECONDS = 60.0  # from which on a worker that has taken a run, and started nothing, is gone
 CANCEL_SECONDS = 120.0  # a worker that lives ends a cancelled run's process within 30 s
 
 STATUSES = {
@@ -36,25 +36,36 @@ STATUSES = {
     "PAUSED": Status.PAUSED,
     "CANCELLED": Status.CANCELLED,
     "FAILED": Status.FAILED,
-    "CRASHED": Status.FAILED,
+    "CRASHED": Status.QUEUED,  # until it is started again, or failed
     "COMPLETED": Status.SUCCEEDED,
 }
-ENDING = ["CANCELLING", *(kind for kind, status in STATUSES.items() if status in FINAL)]
+UNSETTLED = [
+    *("CANCELLING", "CRASHED", "PENDING"),
+    *(kind for kind, status in STATUSES.items() if status in FINAL),
+]
 
 
 class RunState(NamedTuple):
-    """A flow run's state: Prefect's kind, when it began, and what was said of it."""
+    """A flow run's state: Prefect's kind, when it began, and what was said of it.
+
+    `started` says whether a worker has started something for it.
+    """
 
     kind: str
     since: float
     message: str | None
+    started: bool = False
 
     @property
     def status(self) -> Status:
         """The job's state that it stands for."""
-        if self.kind == "CRASHED" and time.time() < self.since + CRASH_SECONDS:
-            return Status.RUNNING
         return STATUSES[self.kind]
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its process is gone, and nobody has ended it: it is to be started again."""
+        forgotten = self.kind == "PENDING" and not self.started
+        return self.kind == "CRASHED" or (forgotten and time.time() > self.since + CLAIM_SECONDS)
 
     @property
     def is_abandoned(self) -> bool:
@@ -143,8 +154,10 @@ class Scheduler:
                 self._remember({each: found.get(each, LOST) for each in ids})
             return {each: self._states[each][1] for each in wanted}
 
-    def ended(self, run_ids: Iterable[str]) -> dict[str, RunState]:
-        """The states of those runs alone that have ended, are abandoned, or not known any more.
+    def unsettled(self, run_ids: Iterable[str]) -> dict[str, RunState]:
+        """The states of those runs alone of which nobody else takes care any more.
+
+        They have ended, are lost or abandoned, or Prefect does not know them.
 
         For many runs: what Prefect tells of each run that it names takes it half a millisecond.
 
@@ -157,11 +170,13 @@ class Scheduler:
             if known < len(ids):
                 states = self.states(ids)
             else:
-                wanted = {"id": {"any_": ids}, "state": {"type": {"any_": ENDING}}}
+                wanted = {"id": {"any_": ids}, "state": {"type": {"any_": UNSETTLED}}}
                 runs = self._client.post("/flow_runs/filter", flow_runs=wanted, limit=PAGE)
                 states = {str(run["id"]): _state(run) for run in runs}
             found.update(
-                (each, at) for each, at in states.items() if at.status in FINAL or at.is_abandoned
+                (each, at)
+                for each, at in states.items()
+                if at.status in FINAL or at.is_lost or at.is_abandoned
             )
         return found
 
@@ -193,7 +208,17 @@ class Scheduler:
 
     def cancel(self, run_id: str) -> RunState:
         """Has a run ended: at once where it does not run, else by its worker."""
-        self._set(run_id, "CANCELLING")
+        lost = self.state(run_id).is_lost
+        self._set(run_id, "CANCELLED" if lost else "CANCELLING", force=lost)
+        return self.state(run_id)
+
+    def start_again(self, run_id: str, seconds: float) -> None:
+        """Has a lost run started again, after some seconds."""
+        self._schedule(run_id, "Restarting", seconds, force=True)
+
+    def fail(self, run_id: str, message: str) -> RunState:
+        """Says of a lost run that it has failed."""
+        self._set(run_id, "FAILED", message=message, force=True)
         return self.state(run_id)
 
     def give_up(self, run_id: str) -> RunState:
@@ -214,11 +239,13 @@ class Scheduler:
         """Has a paused run go on, when its last process is surely gone."""
         paused = self.state(run_id)
         if paused.kind == "PAUSED":
-            wait = max(0.0, paused.since + REST_SECONDS - time.time())
-            start = datetime.now(timezone.utc) + timedelta(seconds=wait)
-            details = {"scheduled_time": start.isoformat()}
-            self._set(run_id, "SCHEDULED", name="Resuming", state_details=details)
+            self._schedule(run_id, "Resuming", paused.since + REST_SECONDS - time.time())
         return self.state(run_id)
+
+    def _schedule(self, run_id: str, name: str, seconds: float, *, force: bool = False) -> None:
+        start = datetime.now(timezone.utc) + timedelta(seconds=max(0.0, seconds))
+        details = {"scheduled_time": start.isoformat()}
+        self._set(run_id, "SCHEDULED", name=name, state_details=details, force=force)
 
     def _set(self, run_id: str, kind: str, *, force: bool = False, **state: Any) -> None:
         answer = self._client.post(
@@ -260,4 +287,4 @@ def _pages(ids: list[str]) -> Iterator[list[str]]:
 def _state(run: dict[str, Any]) -> RunState:
     state = run["state"]
     since = datetime.fromisoformat(state["timestamp"].replace("Z", "+00:00")).timestamp()
-    return RunState(state["type"], since, state["message"])
+    return RunState(state["type"], since, state["message"], bool(run["infrastructure_pid"]))

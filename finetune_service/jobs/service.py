@@ -35,6 +35,8 @@ from finetune_service.jobs.views import JobCheckpoint, JobEvent, JobView, view_o
 
 # What a request waits for its turn at Prefect, which takes some ten new runs a second and no more.
 PATIENCE_SECONDS = 0.2
+RESTART_SECONDS = (0, 10, 30, 60, 120)  # before each restart of a lost run
+PROGRESS = ("checkpoint", "stage_ended")  # events behind which nothing is lost any more
 
 log = logging.getLogger(__name__)
 
@@ -160,19 +162,48 @@ class JobService:
         states = self._scheduler.states(runs).values()
         return sum(state.status in at_work for state in states) < self._limit
 
-    def close_ended(self, records: Iterable[JobRecord]) -> None:
-        """Closes those jobs whose flows have ended without doing so, or are abandoned.
+    def settle(self, records: Iterable[JobRecord]) -> None:
+        """Does what nobody else does for jobs whose flows are lost, abandoned, or have ended.
 
         Raises:
             UnavailableError: Prefect is away.
         """
         by_run = {each.flow_run_id: each for each in records if each.flow_run_id}
-        for run_id, state in self._scheduler.ended(by_run).items():
+        for run_id, state in self._scheduler.unsettled(by_run).items():
+            if state.is_lost and self._started_again(by_run[run_id], run_id, state):
+                continue
             if state.is_abandoned:
                 # Its process may have outlived its worker: so it ends at its next step.
                 self._control(by_run[run_id]).ask(Wish.PAUSE)
                 state = self._scheduler.give_up(run_id)
+            if state.is_lost:
+                state = self._scheduler.fail(run_id, f"Lost too often: {state.message}")
             close(self._store, by_run[run_id], state)
+
+    def _started_again(self, record: JobRecord, run_id: str, state: RunState) -> bool:
+        """Has a lost run go on from its last checkpoint, unless it was lost too often there."""
+        tries = self._restarts(record)
+        if tries >= len(RESTART_SECONDS):
+            return False
+        self._scheduler.start_again(run_id, RESTART_SECONDS[tries])
+        why = state.message or "nothing was heard of it any more"
+        self._events(record).say(
+            "restarted",
+            f"The job's process was lost ({why}); it goes on from its last checkpoint, "
+            f"restart {tries + 1} of {len(RESTART_SECONDS)} without a new one.",
+            level="warn",
+            restart=tries + 1,
+        )
+        return True
+
+    def _restarts(self, record: JobRecord) -> int:
+        """How often a job was started again since it last had something to go on from."""
+        restarts = 0
+        for _, event in backwards(self._store.job(record).events):
+            restarts += event.get("name") == "restarted"
+            if event.get("name") in PROGRESS:
+                break
+        return restarts
 
     def fail(self, record: JobRecord, message: str) -> None:
         """Closes a job that cannot be submitted."""

@@ -1,4 +1,4 @@
-"""The states of a job, and what may be asked of it in each: the one table of both."""
+"""The states of a job and the ways between them: one table, for the API, the SDK and the tests."""
 
 from __future__ import annotations
 
@@ -28,25 +28,75 @@ class Verb(str, Enum):
     CHECKPOINT = "checkpoint"
 
 
+class Turn(str, Enum):
+    """What happens to a job without being asked.
+
+    lost: its process is gone, and it is started again; too often, and it fails. handed back: its
+    worker was stopped. full: the disk is, so it pauses. given up: it was paused for too long.
+    """
+
+    CHECKED = "checked"
+    STARTED = "started"
+    LOST = "lost"
+    HANDED_BACK = "handed_back"
+    FULL = "full"
+    GIVEN_UP = "given_up"
+    FAILED = "failed"
+    SUCCEEDED = "succeeded"
+
+
 FINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
 WAITING = frozenset({Status.VALIDATING_FILES, Status.QUEUED})
 
-LEADS: dict[Verb, dict[Status, Status]] = {
-    Verb.CANCEL: {
-        Status.VALIDATING_FILES: Status.CANCELLED,
-        Status.QUEUED: Status.CANCELLED,
-        Status.RUNNING: Status.CANCELLED,
-        Status.PAUSED: Status.CANCELLED,
+WAYS: dict[Status, dict[Verb | Turn, Status]] = {
+    Status.VALIDATING_FILES: {
+        Verb.CANCEL: Status.CANCELLED,
+        Verb.PAUSE: Status.PAUSED,
+        Turn.CHECKED: Status.QUEUED,
+        Turn.STARTED: Status.RUNNING,
+        Turn.FAILED: Status.FAILED,
     },
-    Verb.PAUSE: {
-        Status.VALIDATING_FILES: Status.PAUSED,
-        Status.QUEUED: Status.PAUSED,
-        Status.RUNNING: Status.PAUSED,
+    Status.QUEUED: {
+        Verb.CANCEL: Status.CANCELLED,
+        Verb.PAUSE: Status.PAUSED,
+        Turn.STARTED: Status.RUNNING,
+        Turn.FAILED: Status.FAILED,
     },
-    Verb.RESUME: {Status.PAUSED: Status.QUEUED},
-    Verb.CHECKPOINT: {Status.RUNNING: Status.RUNNING},
+    Status.RUNNING: {
+        Verb.CANCEL: Status.CANCELLED,
+        Verb.PAUSE: Status.PAUSED,
+        Verb.CHECKPOINT: Status.RUNNING,
+        Turn.LOST: Status.QUEUED,
+        Turn.HANDED_BACK: Status.QUEUED,
+        Turn.FULL: Status.PAUSED,
+        Turn.FAILED: Status.FAILED,
+        Turn.SUCCEEDED: Status.SUCCEEDED,
+    },
+    Status.PAUSED: {
+        Verb.CANCEL: Status.CANCELLED,
+        Verb.RESUME: Status.QUEUED,
+        Turn.GIVEN_UP: Status.FAILED,
+    },
+    Status.SUCCEEDED: {},
+    Status.FAILED: {},
+    Status.CANCELLED: {},
 }
-"""Verb → state in which it may be asked → state that it leads to, soon if not at once."""
+"""State → what is asked or happens → state that it leads to, soon if not at once."""
+
+LEADS: dict[Verb, dict[Status, Status]] = {
+    verb: {before: ways[verb] for before, ways in WAYS.items() if verb in ways} for verb in Verb
+}
+"""Verb → state in which it may be asked → state that it leads to."""
+
+
+def may_become(before: Status, after: Status) -> bool:
+    """Whether a job that was seen in one state may be seen in another one later."""
+    reached, left = {before}, [before]
+    while left:
+        for status in set(WAYS[left.pop()].values()) - reached:
+            reached.add(status)
+            left.append(status)
+    return after in reached
 
 
 def check(verb: Verb, status: Status, job_id: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from finetune_service.exceptions import ConflictError
-from finetune_service.jobs.states import FINAL, LEADS, Status, Verb, check
+from finetune_service.jobs.states import FINAL, LEADS, WAYS, Status, Verb, check, may_become
 
 
 def test_the_table():
@@ -19,6 +19,21 @@ def test_the_table():
         "resume": {"paused": "queued"},
         "checkpoint": {"running": "running"},
     }
+
+
+def test_each_state_has_its_ways_and_what_has_ended_has_none():
+    assert set(WAYS) == set(Status)
+    assert {status for status, ways in WAYS.items() if not ways} == FINAL
+
+
+@pytest.mark.parametrize("status", sorted(set(Status) - FINAL))
+def test_what_has_not_ended_may_end_in_every_way(status):
+    assert all(may_become(status, end) for end in FINAL)
+
+
+def test_what_has_ended_becomes_nothing_else_and_nothing_is_validated_twice():
+    assert [(a, b) for a in FINAL for b in Status if a != b and may_become(a, b)] == []
+    assert not any(may_become(each, Status.VALIDATING_FILES) for each in list(Status)[1:])
 
 
 @pytest.mark.parametrize("verb", Verb)
