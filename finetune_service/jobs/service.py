@@ -26,11 +26,11 @@ from finetune_service.jobs.logs import log_lines
 from finetune_service.jobs.paths import without_paths
 from finetune_service.jobs.prefect_client import PrefectRefusedError, PrefectUnavailableError
 from finetune_service.jobs.progress import step_metrics
-from finetune_service.jobs.record import JobRecord
+from finetune_service.jobs.record import JobRecord, Outcome
 from finetune_service.jobs.request import NewJob
 from finetune_service.jobs.scheduler import RunState, Scheduler
 from finetune_service.jobs.states import FINAL, WAITING, Status, Verb, check
-from finetune_service.jobs.store import KIND, JobStore
+from finetune_service.jobs.store import KIND, KNOWN, JobStore
 from finetune_service.jobs.views import JobCheckpoint, JobEvent, JobView, view_of
 
 # What a request waits for its turn at Prefect, which takes some ten new runs a second and no more.
@@ -54,6 +54,8 @@ class Jobs:
         base_models: What jobs may begin from.
         limit: The jobs of one organisation that Prefect is given at once; others wait here.
         submissions: Tells Prefect of new jobs, one after the other.
+        ended: The views of ended jobs by their ids, each with the outcome that it tells of: they
+            do not change any more, and reading them takes longer than all else in a list.
     """
 
     store: JobStore
@@ -64,6 +66,7 @@ class Jobs:
     submissions: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(1, "submissions")
     )
+    ended: dict[str, tuple[Outcome, JobView]] = field(default_factory=dict)
 
     def of(self, organization: str) -> JobService:
         """An organisation's jobs."""
@@ -88,7 +91,7 @@ class JobService:
     def __init__(self, jobs: Jobs, organization: str) -> None:
         self.organization = organization
         self._store, self._files, self._scheduler = jobs.store, jobs.files, jobs.scheduler
-        self._limit, self._submissions = jobs.limit, jobs.submissions
+        self._limit, self._submissions, self._ended = jobs.limit, jobs.submissions, jobs.ended
         self._creation = Creation(jobs.store, jobs.files, jobs.base_models, organization)
 
     def create(self, wanted: NewJob, *, idempotency_key: str | None = None) -> JobView:
@@ -124,7 +127,7 @@ class JobService:
         except PrefectRefusedError:
             self._store.withdraw(record)
             raise
-        return self._view(record, RunState("SCHEDULED", time.time(), None))
+        return self._view(record, None, RunState("SCHEDULED", time.time(), None))
 
     def _submit(self, record: JobRecord) -> JobRecord:
         """Gives a new job to Prefect, where its organisation may have one more there."""
@@ -335,17 +338,28 @@ class JobService:
 
     def look_at(self, records: Iterable[JobRecord]) -> tuple[JobView, ...]:
         """Jobs as they are now; Prefect is asked only of those that have not ended, and once."""
-        records = tuple(records)
-        runs = {
-            each.id: each.flow_run_id
-            for each in records
-            if each.flow_run_id and self._store.outcome(each) is None
-        }
-        states = self._scheduler.states(runs.values()) if runs else {}
-        return tuple(self._view(each, states.get(runs.get(each.id, ""))) for each in records)
+        found = [(record, self._store.outcome(record)) for record in records]
+        runs = [record.flow_run_id for record, outcome in found if outcome is None]
+        states = self._scheduler.states(filter(None, runs)) if any(runs) else {}
+        return tuple(
+            self._view(record, outcome, states.get(record.flow_run_id or ""))
+            for record, outcome in found
+        )
 
-    def _view(self, record: JobRecord, state: RunState | None) -> JobView:
-        outcome = self._store.outcome(record)
+    def _view(self, record: JobRecord, outcome: Outcome | None, state: RunState | None) -> JobView:
+        known, view = self._ended.get(record.id, (None, None))
+        if outcome and view and known is outcome:
+            return view
+        view = self._new_view(record, outcome, state)
+        if outcome:
+            while len(self._ended) >= KNOWN:
+                self._ended.pop(next(iter(self._ended), ""), None)
+            self._ended[record.id] = (outcome, view)
+        return view
+
+    def _new_view(
+        self, record: JobRecord, outcome: Outcome | None, state: RunState | None
+    ) -> JobView:
         status = outcome.status if outcome else state.status if state else Status.QUEUED
         if outcome is None and state and status in FINAL:
             outcome = close(self._store, record, state)
