@@ -357,7 +357,7 @@ def test_the_commands_drive_the_api(service, client, done):
 
     assert command("job", "get", "orders")["id"] == done.id
     assert "==> train.log <==" in command("job", "logs", done.id)["lines"]
-    assert [each["id"] for each in command("hub", "list")["adapters"]] == ["orders@1"]
+    assert "orders@1" in [each["id"] for each in command("hub", "list")["adapters"]]
     assert command("hub", "get", "orders")["id"] == "orders@1"
     made = command(
         "job", "create", "-m", "tiny", "-d", str(DATA / "train.jsonl"), "--priority", "low"
