@@ -27,6 +27,7 @@ from finetune_core.config import PipelineConfig
 from finetune_core.exceptions import (
     ConfigError,
     FineTuneError,
+    HubUnavailableError,
     InputError,
     JobHandedBackError,
     JobPausedError,
@@ -44,6 +45,7 @@ from finetune_core.types import Job, job_id_of
 PAUSE_SECONDS = 30 * 24 * 3600  # then Prefect gives a suspended run up
 # Prefect's worker falls over a run that comes back before its last process is gone.
 REST_SECONDS = 20.0
+HUB_SECONDS = 5 * 60  # after which a hub that was away may be back
 
 log = logging.getLogger(__name__)
 
@@ -90,9 +92,19 @@ def running_job(
         except JobHandedBackError as handed_back:
             events.say("handed_back", f"The worker stops; the job is {handed_back.message}.")
             if run:
-                _schedule_again(run)
+                _schedule_again(run, "HandedBack", REST_SECONDS)
                 raise Pause(handed_back.message) from None
             raise
+        except HubUnavailableError as away:
+            if not run:
+                _failed(job, events, tracking, away)
+                raise
+            # All is done but for what the hub is needed for; meanwhile others may have the place.
+            minutes = HUB_SECONDS // 60
+            what = f"{away.message}; the job goes on in {minutes} minutes"
+            events.say("waits", what, level="warn")
+            _schedule_again(run, "WaitsForHub", HUB_SECONDS)
+            raise Pause(away.message) from None
         except JobPausedError as paused:
             events.say("paused", f"The job is {paused.message}.")
             if run:
@@ -102,10 +114,7 @@ def running_job(
             events.say("paused", "The job is paused by Prefect.")
             raise
         except Exception as error:
-            cause = _cause(error)
-            events.say("failed", cause["message"], level="error", error=cause)
-            _write_outcome(job, "failed", error=cause)
-            tracking.end("FAILED")
+            _failed(job, events, tracking, error)
             raise
         except BaseException:
             if run and _is_cancelled(run):
@@ -144,11 +153,18 @@ def _handing_back(job: Job) -> Iterator[None]:
         signal.signal(signal.SIGUSR1, before)
 
 
-def _schedule_again(run: FlowRun) -> None:
-    """Has some worker take the run up, when this process has surely ended."""
-    due = datetime.now(timezone.utc) + timedelta(seconds=REST_SECONDS)
+def _schedule_again(run: FlowRun, name: str, seconds: float) -> None:
+    """Has some worker take the run up after some seconds, when this process has surely ended."""
+    due = datetime.now(timezone.utc) + timedelta(seconds=seconds)
     with get_client(sync_client=True) as client:
-        client.set_flow_run_state(run.id, Scheduled(name="HandedBack", scheduled_time=due), True)
+        client.set_flow_run_state(run.id, Scheduled(name=name, scheduled_time=due), force=True)
+
+
+def _failed(job: Job, events: JobEvents, tracking: Tracking, error: Exception) -> None:
+    cause = _cause(error)
+    events.say("failed", cause["message"], level="error", error=cause)
+    _write_outcome(job, "failed", error=cause)
+    tracking.end("FAILED")
 
 
 def _deployed_run() -> FlowRun | None:

@@ -9,10 +9,10 @@ from finetune_core.hub import open_hub
 from finetune_core.hub.tracking import Tracking
 from finetune_core.types import ChosenCheckpoint, EvaluationReport, Job, TokenizedData
 from tasks.artifacts import publish_report
-from tasks.stage import STAGE, run_in_child, run_stage, worth_a_retry
+from tasks.stage import STAGE, run_in_child, run_stage
 
 
-@task(name="evaluate", retries=1, retry_delay_seconds=2, retry_condition_fn=worth_a_retry, **STAGE)
+@task(name="evaluate", **STAGE)
 def evaluate_model(
     job: Job,
     config: PipelineConfig,

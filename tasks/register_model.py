@@ -7,16 +7,10 @@ from finetune_core.hub.card import Card
 from finetune_core.hub.registration import register
 from finetune_core.hub.tracking import Tracking
 from finetune_core.types import RegisteredVersion
-from tasks.stage import STAGE, run_stage, worth_a_retry
+from tasks.stage import STAGE, run_stage
 
 
-@task(
-    name="register",
-    retries=2,
-    retry_delay_seconds=[2, 10],
-    retry_condition_fn=worth_a_retry,
-    **STAGE,
-)
+@task(name="register", **STAGE)
 def register_model(card: Card) -> RegisteredVersion:
     """Adapter, report and card → a version in the registry."""
     hub = open_hub(card.job.organization)

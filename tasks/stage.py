@@ -22,9 +22,7 @@ from tasks.terminal import Terminal
 
 R = TypeVar("R", bound=StageRecord)
 
-# A stage's own folder says whether it is done. Prefect's cache would keep the record alone,
-# and give it also when the files that it names are gone.
-STAGE: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
+RETRY_SECONDS = [2, 30]  # before each retry of a stage
 
 
 def worth_a_retry(task: Any, task_run: Any, state: Any) -> bool:
@@ -36,6 +34,17 @@ def worth_a_retry(task: Any, task_run: Any, state: Any) -> bool:
     except Exception:
         return True
     return False
+
+
+# A stage's own folder says whether it is done. Prefect's cache would keep the record alone,
+# and give it also when the files that it names are gone. So a stage may be tried again at any time.
+STAGE: dict[str, Any] = {
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+    "retries": len(RETRY_SECONDS),
+    "retry_delay_seconds": RETRY_SECONDS,
+    "retry_condition_fn": worth_a_retry,
+}
 
 
 def run_in_child(

@@ -17,7 +17,7 @@ from finetune_core.trainers.request import TrainRequest
 from finetune_core.trainers.supervise import supervise
 from finetune_core.types import Job, TokenizedData, TrainedCheckpoints
 from tasks.artifacts import ProgressArtifact
-from tasks.stage import STAGE, run_stage, worth_a_retry
+from tasks.stage import STAGE, run_stage
 
 # A training that stops, and is to go on, is no failure: a completed state by another name.
 STOPPED: dict[str, type[JobInterruptedError]] = {
@@ -40,13 +40,7 @@ def train_model(job: Job, config: PipelineConfig, tokens: TokenizedData) -> Trai
     return trained
 
 
-@task(
-    name="train",
-    retries=2,
-    retry_delay_seconds=[2, 30],
-    retry_condition_fn=worth_a_retry,
-    **STAGE,
-)
+@task(name="train", **STAGE)
 def train(
     job: Job, config: PipelineConfig, tokens: TokenizedData
 ) -> TrainedCheckpoints | State[None]:

@@ -32,7 +32,8 @@ class Turn(str, Enum):
     """What happens to a job without being asked.
 
     lost: its process is gone, and it is started again; too often, and it fails. handed back: its
-    worker was stopped. full: the disk is, so it pauses. given up: it was paused for too long.
+    worker was stopped, or the hub is away. full: the disk is, so it pauses. given up: it was paused
+    for too long.
     """
 
     CHECKED = "checked"

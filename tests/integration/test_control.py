@@ -42,10 +42,9 @@ def until(condition, what: str, seconds: float = 120.0):
 class Run:
     """A job as its flow run at a Prefect server."""
 
-    def __init__(self, api: httpx.Client, deployment: str, config: dict) -> None:
-        made = api.post(
-            f"/deployments/{deployment}/create_flow_run", json={"parameters": {"config": config}}
-        ).raise_for_status()
+    def __init__(self, api: httpx.Client, deployment: str, config: dict, **env: str) -> None:
+        body = {"parameters": {"config": config}, "job_variables": {"env": env}}
+        made = api.post(f"/deployments/{deployment}/create_flow_run", json=body).raise_for_status()
         self._api, self.id = api, made.json()["id"]
 
     def read(self) -> dict:
@@ -65,6 +64,9 @@ class Run:
     def set(self, kind: str, **state) -> None:
         body = {"state": {"type": kind, **state}}
         self._api.post(f"/flow_runs/{self.id}/set_state", json=body).raise_for_status()
+
+    def change(self, **fields) -> None:
+        self._api.patch(f"/flow_runs/{self.id}", json=fields).raise_for_status()
 
     @property
     def folder(self) -> Path:
@@ -121,13 +123,13 @@ def submit(tmp_path_factory, prefect_server):
         subprocess.run(deploy, env=environment, cwd=folder, check=True, timeout=120)
         deployment = api.get("/deployments/name/finetune/controlled").json()["id"]
 
-        def submit(**training) -> Run:
+        def submit(*, env: dict[str, str] | None = None, **training) -> Run:
             sections = {
                 "training": {"epochs": 6, **training},
                 "evaluation": {"num_samples": 2, "generation_max_length": 4},
             }
             config = json.loads(write_config(folder / "config.json", **sections).read_text())
-            return Run(api, deployment, config)
+            return Run(api, deployment, config, **env or {})
 
         yield submit
     finally:
@@ -191,3 +193,17 @@ def test_a_cancelled_job_leaves_no_process_and_its_outcome(submit, processes):
     outcome = job.outcome()
     assert (outcome["status"], outcome.get("error")) == ("cancelled", None)
     assert job.events()[-1] == "cancelled"
+
+
+@pytest.mark.slow
+def test_a_job_whose_hub_is_away_waits_for_it_and_is_registered_once(submit):
+    run = submit(env={"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}, epochs=1)
+    until(lambda: "waits" in run.events(), "the job waits", 240)
+    run.gone()
+    assert (run.read()["state_type"], run.read()["state_name"]) == ("SCHEDULED", "WaitsForHub")
+    assert not (run.folder / "outcome.json").exists()
+    run.change(job_variables={})  # the hub is back
+    run.set("SCHEDULED", name="Resuming")
+    run.until("COMPLETED")
+    assert run.outcome()["registered"]["version"] == 1
+    assert run.events().count("succeeded") == 1
