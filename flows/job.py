@@ -26,10 +26,12 @@ from prefect.states import Scheduled
 from finetune_core.config import PipelineConfig
 from finetune_core.exceptions import (
     ConfigError,
+    DiskFullError,
     FineTuneError,
     HubUnavailableError,
     InputError,
     JobHandedBackError,
+    JobInterruptedError,
     JobPausedError,
     JobSupersededError,
 )
@@ -38,7 +40,7 @@ from finetune_core.hub.card import JobResult
 from finetune_core.hub.tracking import Tracking
 from finetune_core.job_events import JobEvents
 from finetune_core.jobs import open_job, working_on
-from finetune_core.storage import write_json
+from finetune_core.storage import lacks_room, write_json
 from finetune_core.trainers.control import Control, Wish
 from finetune_core.types import Job, job_id_of
 
@@ -65,6 +67,7 @@ def running_job(
     """Opens a job; as it ends, closes its run and writes down how, or suspends it.
 
     Raises:
+        DiskFullError: The disk is full, and there is no flow run to suspend.
         JobInUseError: Another process works on the job.
         JobPausedError: The job was asked to pause, and there is no flow run to suspend.
         Pause: The flow run is suspended.
@@ -72,6 +75,32 @@ def running_job(
     run = _deployed_run()
     if run and run.created and not job_id:
         job_id = job_id_of(run.id, run.created)
+    with _pausing_on_a_full_disk(run), _working(run, config, organization, job_id) as running:
+        yield running
+
+
+@contextmanager
+def _pausing_on_a_full_disk(run: FlowRun | None) -> Iterator[None]:
+    """Suspends a run that has no room to write: also where it cannot even say that it pauses."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, JobInterruptedError) or not lacks_room(error):
+            raise
+        log.warning("the job pauses: %s", error)
+        if run:
+            suspend_flow_run(timeout=PAUSE_SECONDS, key=uuid.uuid4().hex)
+        raise DiskFullError(
+            f"paused, as the disk has no room: {error}",
+            hint="Free space on it, and resume the job.",
+        ) from error
+
+
+@contextmanager
+def _working(
+    run: FlowRun | None, config: PipelineConfig, organization: str, job_id: str | None
+) -> Iterator[RunningJob]:
+    """Works on a job, and tells of its end all who want to know."""
     opened = open_job(config, organization, job_id=job_id)
     # Prefect starts a run anew only where its process has ended, or was taken for dead.
     with working_on(opened, take_over=run is not None) as job, _handing_back(job):
@@ -114,6 +143,8 @@ def running_job(
             events.say("paused", "The job is paused by Prefect.")
             raise
         except Exception as error:
+            if lacks_room(error):
+                raise
             _failed(job, events, tracking, error)
             raise
         except BaseException:

@@ -14,6 +14,7 @@ from prefect.context import TaskRunContext
 from finetune_core import child
 from finetune_core.child import Emit, Event
 from finetune_core.exceptions import FineTuneError, InputError, JobInterruptedError
+from finetune_core.failures import CRASHED
 from finetune_core.job_events import JobEvents
 from finetune_core.storage import finished
 from finetune_core.trainers.control import Control
@@ -21,8 +22,6 @@ from finetune_core.types import Job, Record, StageRecord
 from tasks.terminal import Terminal
 
 R = TypeVar("R", bound=StageRecord)
-
-RETRY_SECONDS = [2, 30]  # before each retry of a stage
 
 
 def worth_a_retry(task: Any, task_run: Any, state: Any) -> bool:
@@ -41,8 +40,8 @@ def worth_a_retry(task: Any, task_run: Any, state: Any) -> bool:
 STAGE: dict[str, Any] = {
     "cache_policy": NO_CACHE,
     "persist_result": False,
-    "retries": len(RETRY_SECONDS),
-    "retry_delay_seconds": RETRY_SECONDS,
+    "retries": len(CRASHED.backoff),
+    "retry_delay_seconds": list(CRASHED.backoff),
     "retry_condition_fn": worth_a_retry,
 }
 

@@ -52,7 +52,16 @@ def add_lora(model: Any, config: LoraConfig, tokenizer: Any = None) -> Any:
         from finetune_core.models.pissa import PissaModel
 
         return PissaModel(model, lora)
-    return peft.get_peft_model(model, lora)
+    adapted = peft.get_peft_model(model, lora)
+    for found in adapted.peft_config.values():
+        put_in_order(found)
+    return adapted
+
+
+def put_in_order(config: Any) -> None:
+    """Has an adapter's config be the same bytes each time: its modules are a set of peft's."""
+    if isinstance(config.target_modules, set):
+        config.target_modules = sorted(config.target_modules)
 
 
 def train_all(model: Any, config: LoraConfig, tokenizer: Any = None) -> Any:

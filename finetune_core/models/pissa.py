@@ -10,6 +10,8 @@ import torch
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
+from finetune_core.models.adapters import put_in_order
+
 WEIGHTS = "adapter_model.safetensors"
 
 Tensors = dict[str, torch.Tensor]
@@ -38,6 +40,7 @@ class PissaModel(peft.PeftModel):  # type: ignore[misc]  # peft is untyped
         config.init_lora_weights = True
         config.lora_alpha *= 2**0.5 if config.use_rslora else 2  # the scale stays as it is
         config.r *= 2
+        put_in_order(config)
         config.save_pretrained(str(save_directory))
 
     def load_adapter(self, model_id: str | Path, adapter_name: str, **_: Any) -> None:

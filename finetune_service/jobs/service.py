@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+from finetune_core.failures import WORKER_LOST
 from finetune_core.job_events import JobEvents
 from finetune_core.trainers.checkpoints import Checkpoints
 from finetune_core.trainers.control import Control, Wish
@@ -35,7 +36,6 @@ from finetune_service.jobs.views import JobCheckpoint, JobEvent, JobView, view_o
 
 # What a request waits for its turn at Prefect, which takes some ten new runs a second and no more.
 PATIENCE_SECONDS = 0.2
-RESTART_SECONDS = (0, 10, 30, 60, 120)  # before each restart of a lost run
 PROGRESS = ("checkpoint", "stage_ended")  # events behind which nothing is lost any more
 
 log = logging.getLogger(__name__)
@@ -186,14 +186,14 @@ class JobService:
     def _started_again(self, record: JobRecord, run_id: str, state: RunState) -> bool:
         """Has a lost run go on from its last checkpoint, unless it was lost too often there."""
         tries = self._restarts(record)
-        if tries >= len(RESTART_SECONDS):
+        if tries >= len(WORKER_LOST.backoff):
             return False
-        self._scheduler.start_again(run_id, RESTART_SECONDS[tries])
+        self._scheduler.start_again(run_id, WORKER_LOST.backoff[tries])
         why = state.message or "nothing was heard of it any more"
         self._events(record).say(
             "restarted",
             f"The job's process was lost ({why}); it goes on from its last checkpoint, "
-            f"restart {tries + 1} of {len(RESTART_SECONDS)} without a new one.",
+            f"restart {tries + 1} of {len(WORKER_LOST.backoff)} without a new one.",
             level="warn",
             restart=tries + 1,
         )
@@ -362,8 +362,12 @@ class JobService:
     ) -> JobView:
         status = outcome.status if outcome else state.status if state else Status.QUEUED
         if outcome is None and state and status in FINAL:
-            outcome = close(self._store, record, state)
-            status = outcome.status
+            try:
+                outcome = close(self._store, record, state)
+            except OSError as full:  # the disk, perhaps; the keeper tries again
+                log.warning("%s is not closed yet: %s", record.id, full)
+            else:
+                status = outcome.status
         if outcome and outcome.error:
             error = outcome.error.model_copy(update={"message": self._shown(outcome.error.message)})
             outcome = outcome.model_copy(update={"error": error})

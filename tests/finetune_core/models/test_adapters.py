@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -102,3 +105,29 @@ def test_training_every_weight_of_a_large_model_is_warned_of(tokenizer):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train_all(model(1), LoraConfig(), tokenizer)
+
+
+SAVE = """
+import sys
+from finetune_core.config import LoraConfig, ModelConfig
+from finetune_core.models.adapters import add_lora
+from finetune_core.models.loading import load_model
+
+base, initialization, folder = sys.argv[1:]
+config = LoraConfig(initialization=initialization)
+add_lora(load_model(ModelConfig(name=base)), config).save_pretrained(folder)
+"""
+
+
+@pytest.mark.parametrize("initialization", ["default", "pissa"])
+def test_an_adapters_config_is_the_same_bytes_each_time(tiny_base, tmp_path, initialization):
+    saved = set()
+    for seed in "123":
+        folder = tmp_path / seed
+        subprocess.run(
+            [sys.executable, "-c", SAVE, str(tiny_base), initialization, str(folder)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+        )
+        saved.add((folder / "adapter_config.json").read_bytes())
+    assert len(saved) == 1
