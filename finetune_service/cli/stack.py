@@ -69,12 +69,12 @@ def down(as_json: options.AsJson = False) -> None:
 
     def work() -> None:
         settings = kept_settings()
-        stopped = lifecycle.down(settings) if settings else 0
+        waiting = lifecycle.down(settings) if settings else 0
         if as_json:
-            _print_json({"stopped_jobs": stopped})
+            _print_json({"handed_back_jobs": waiting})
             return
-        jobs = f"; {stopped} jobs were at work, and go on from their last checkpoint by --resume"
-        typer.echo(f"the stack is down{jobs if stopped else ''}")
+        jobs = f"; {waiting} {'job goes' if waiting == 1 else 'jobs go'} on at the next up"
+        typer.echo(f"the stack is down{jobs if waiting else ''}")
 
     report_errors(work, as_json=as_json)
 

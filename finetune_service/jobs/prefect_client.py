@@ -96,6 +96,10 @@ class PrefectClient:
         """Changes something; raises as `post` does."""
         return self._send("PATCH", path, body)
 
+    def put(self, path: str, **body: Any) -> Any:
+        """Puts something in the place of what is there; raises as `post` does."""
+        return self._send("PUT", path, body)
+
     def close(self) -> None:
         """Gives its connections back."""
         self._client.close()

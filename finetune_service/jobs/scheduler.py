@@ -227,8 +227,9 @@ class Scheduler:
         return self.state(run_id)
 
     def hold(self, run_id: str) -> RunState:
-        """Keeps a run that has not started from starting."""
-        if self.state(run_id).kind == "SCHEDULED":
+        """Keeps a run that has not started, or is lost, from starting."""
+        state = self.state(run_id)
+        if state.kind == "SCHEDULED" or state.is_lost:
             until = datetime.now(timezone.utc) + timedelta(days=PAUSE_DAYS)
             details = {"pause_timeout": until.isoformat(), "pause_reschedule": True}
             # Forced: Prefect itself pauses only what runs.

@@ -185,6 +185,10 @@ class JobService:
 
     def _started_again(self, record: JobRecord, run_id: str, state: RunState) -> bool:
         """Has a lost run go on from its last checkpoint, unless it was lost too often there."""
+        last = next((event for _, event in backwards(self._store.job(record).events)), {})
+        if last.get("name") == "paused":  # it was lost after that, on its way out
+            self._scheduler.hold(run_id)
+            return True
         tries = self._restarts(record)
         if tries >= len(WORKER_LOST.backoff):
             return False

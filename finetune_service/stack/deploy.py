@@ -9,6 +9,7 @@ import sys
 import yaml
 
 from finetune_core.exceptions import OutputError
+from finetune_service.stack.automations import LOST_RUNS
 from finetune_service.stack.exceptions import StackError
 from finetune_service.stack.parts import client_environment
 from finetune_service.stack.prefect_api import PrefectApi
@@ -45,7 +46,8 @@ def create_pools(settings: StackSettings) -> None:
 def deploy(settings: StackSettings) -> None:
     """Deploys everything in prefect.yaml; what is there already is brought up to date.
 
-    A schedule that somebody has activated stays active: the file's `active` is where it begins.
+    With it goes the automation that finds lost runs. A schedule that somebody has activated stays
+    active: the file's `active` is where it begins.
 
     Raises:
         StackError: Prefect refuses some of it.
@@ -54,6 +56,7 @@ def deploy(settings: StackSettings) -> None:
     with PrefectApi(settings) as prefect:
         before = {each["id"] for each in prefect.schedules() if each["active"]}
         _run(settings)
+        prefect.keep_automation(LOST_RUNS)
         for schedule in prefect.schedules():
             if schedule["id"] in before and not schedule["active"]:
                 prefect.activate(schedule)

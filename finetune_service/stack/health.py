@@ -14,8 +14,9 @@ from finetune_service.jobs.prefect_client import PREFECT_ERRORS
 from finetune_service.stack import postgres
 from finetune_service.stack.parts import API, MLFLOW, POSTGRES, PREFECT, Part, database_name
 from finetune_service.stack.prefect_api import PrefectApi
+from finetune_service.stack.processes import memory
 from finetune_service.stack.settings import StackSettings
-from finetune_service.stack.supervision import Supervisor, memory
+from finetune_service.stack.supervision import Supervisor
 
 ANSWER_SECONDS = 5.0
 HEARTBEATS_SECONDS = 90.0  # three of a worker's

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from filelock import FileLock
@@ -17,20 +17,15 @@ from finetune_service.jobs.prefect_client import PREFECT_ERRORS
 from finetune_service.organizations import Organizations
 from finetune_service.stack import deploy, postgres
 from finetune_service.stack.exceptions import PortTakenError
+from finetune_service.stack.handing_back import hand_back
 from finetune_service.stack.health import healthy
 from finetune_service.stack.parts import API, MLFLOW, POSTGRES, PREFECT, WORKER, Part, parts
 from finetune_service.stack.prefect_api import PrefectApi
+from finetune_service.stack.processes import end, end_orphans, jobs, processes, wait_until
 from finetune_service.stack.settings import StackSettings
-from finetune_service.stack.supervision import (
-    Supervisor,
-    end_all,
-    end_jobs,
-    end_orphans,
-    failure,
-    jobs,
-    wait_until,
-)
+from finetune_service.stack.supervision import Supervisor, failure
 
+STOP_SECONDS = 10.0  # more than the supervisor gives to a part that it stops
 FIRST_ORGANIZATION = "local"  # the one that jobs without the API belong to
 
 Say = Callable[[str], None]
@@ -95,25 +90,35 @@ def down(settings: StackSettings) -> int:
     """Ends every process of the stack.
 
     Returns:
-        How many jobs were at work, which Prefect now shows as crashed.
+        How many jobs were at work and are handed back: the next `up` goes on with them.
     """
-    stopped = 0
     with _alone(settings):
         supervisor = Supervisor(settings)
+        names = supervisor.states()
+        at_work = jobs(settings)
+        workers = [name for name in names if name.startswith(WORKER)]
+        supervisor.stop(workers, settings.worker_stop_seconds + STOP_SECONDS)
+        handed_back = _hand_back(settings, at_work) if at_work else 0
         if supervisor.runs():
-            names = supervisor.states()
-            supervisor.stop(name for name in names if name.startswith(WORKER))
-            end_jobs(settings)
-            if PREFECT in names and names[PREFECT].running:
-                with suppress(
-                    *PREFECT_ERRORS
-                ):  # one that does not answer must not keep the rest up
-                    stopped = _crash_lost_runs(settings)
             supervisor.stop(name for name in names if name != POSTGRES)
             supervisor.stop([POSTGRES] if POSTGRES in names else [])
             supervisor.shutdown()
-        end_all(settings)
-    return stopped
+        end(processes(settings))
+    return handed_back
+
+
+def _hand_back(settings: StackSettings, at_work: Iterable[str]) -> int:
+    """Hands back the jobs that have outlived their worker.
+
+    Returns:
+        How many of those that were at work are to go on.
+    """
+    with PrefectApi(settings) as prefect:
+        hand_back(jobs(settings), prefect, settings.worker_grace_seconds)
+        try:
+            return prefect.scheduled(at_work)
+        except PREFECT_ERRORS:  # one that is away must not keep the rest up
+            return 0
 
 
 class _Starting:
@@ -217,16 +222,11 @@ def _first_key(settings: StackSettings) -> str | None:
     return organizations.create_key(FIRST_ORGANIZATION, "first").secret
 
 
-def _crash_lost_runs(settings: StackSettings) -> int:
-    """Says in Prefect of runs whose process is gone that they ended; else they ran for good.
-
-    Returns:
-        How many there were.
-    """
+def _crash_lost_runs(settings: StackSettings) -> None:
+    """Says in Prefect of runs whose process is gone that they ended; else they ran for good."""
     with PrefectApi(settings) as prefect:
         at_work = prefect.runs_of(settings.pools)
         alive = jobs(settings)  # looked at later, so that none which has just begun is missed
-        lost = [run for run in at_work if run["id"] not in alive]
-        for run in lost:
-            prefect.crash(run, "its process is gone: the worker or the machine was stopped")
-    return len(lost)
+        for run in at_work:
+            if run["id"] not in alive:
+                prefect.crash(run, "its process is gone: the worker or the machine was stopped")

@@ -26,6 +26,7 @@ NOT_PASSED = {
     PREFIX + name.upper()
     for name in (*StackSettings.__annotations__, "progress", "api_url", "api_key")
 }
+HEARTBEAT_SECONDS = 30  # of a flow run; Prefect takes no fewer
 AUTH_CACHE_SECONDS = 60  # without it each call to MLflow hashes a password for 0.4 s
 
 MLFLOW_AUTH = """\
@@ -55,6 +56,8 @@ class Part(NamedTuple):
     """The setting of its port."""
     user: str | None = None
     stop_signal: str = "TERM"
+    stop_seconds: int = 20
+    """How long it may take to end."""
 
     @property
     def pool(self) -> str | None:
@@ -225,14 +228,18 @@ def _worker(settings: StackSettings, pool: str) -> Part:
     return Part(
         f"{WORKER}{pool}",
         [
-            *(*_python("prefect"), "worker", "start", "--pool", pool, "--type", "process"),
-            *("--name", pool, "--limit", str(settings.worker_limit)),
+            *(*_python("finetune_service.stack.worker"), "--pool", pool, "--name", pool),
+            *("--limit", str(settings.worker_limit)),
+            *("--grace", str(settings.worker_grace_seconds)),
         ],
         {
             **_without_api(client_environment(settings)),
             "PREFECT_WORKER_QUERY_SECONDS": str(settings.worker_query_seconds),
+            # Its jobs inherit it: a lost one is known by its silence (automations.py).
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
         },
         address=f"pool {pool}",
+        stop_seconds=settings.worker_stop_seconds,
     )
 
 

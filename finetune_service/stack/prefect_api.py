@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime, timezone
+import os
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta, timezone
 from types import TracebackType
 from typing import Any
 
@@ -11,25 +12,33 @@ from pydantic import SecretStr
 
 from finetune_service.jobs.prefect_client import PrefectClient
 from finetune_service.jobs.priority import Priority
+from finetune_service.jobs.scheduler import REST_SECONDS
 from finetune_service.stack.parts import prefect_auth
 from finetune_service.stack.settings import StackSettings
 
 AT_WORK = ("PENDING", "RUNNING", "CANCELLING")
+HANDED_BACK = "HandedBack"
 
 
 class PrefectApi:
     """The stack's Prefect, asked with the stack's password; its calls raise as PrefectClient's do.
 
     Args:
-        settings: Where it is.
+        settings: Where it is; without them, where the environment says, as to a worker.
     """
 
-    def __init__(self, settings: StackSettings) -> None:
-        self._client = PrefectClient(
-            f"{settings.address(settings.prefect_port)}/api",
-            SecretStr(prefect_auth(settings)),
-            direct=True,  # a proxy has no business on this machine
-        )
+    def __init__(self, settings: StackSettings | None = None) -> None:
+        if settings:
+            self._client = PrefectClient(
+                f"{settings.address(settings.prefect_port)}/api",
+                SecretStr(prefect_auth(settings)),
+                direct=True,  # a proxy has no business on this machine
+            )
+        else:
+            auth = os.environ.get("PREFECT_API_AUTH_STRING")
+            self._client = PrefectClient(
+                os.environ.get("PREFECT_API_URL"), SecretStr(auth) if auth else None
+            )
 
     def __enter__(self) -> PrefectApi:
         return self
@@ -97,6 +106,54 @@ class PrefectApi:
         self._post(f"/flow_runs/{run['id']}/set_state", state=state, force=True)
         for within in self._at_work(parent_flow_run_id={"any_": [run["id"]]}):
             self.crash(within, message)
+
+    def hand_back(self, run_id: str) -> str:
+        """Has a run whose process was ended begin anew on some worker, unless it had ended itself.
+
+        Those within it began with it, and end with it.
+
+        Returns:
+            The kind of state that it is in now.
+        """
+        run = self._client.get(f"/flow_runs/{run_id}")
+        kind = str(run["state_type"])
+        if kind == "CANCELLING":
+            self.crash(run, "it was cancelled while its worker was being stopped")
+            return "CANCELLED"
+        if kind in AT_WORK or kind == "CRASHED":  # by our own signal
+            due = datetime.now(timezone.utc) + timedelta(seconds=REST_SECONDS)
+            state = {
+                "type": "SCHEDULED",
+                "name": HANDED_BACK,
+                "message": "Its worker was stopped; it goes on from its last checkpoint.",
+                "state_details": {"scheduled_time": due.isoformat()},
+            }
+            self._post(f"/flow_runs/{run_id}/set_state", state=state, force=True)
+            for within in self._at_work(parent_flow_run_id={"any_": [run_id]}):
+                self.crash(within, "the run that it is part of was handed back")
+            return "SCHEDULED"
+        return kind
+
+    def pending(self, pool: str, worker: str) -> list[str]:
+        """The runs that a pool's worker of some name has taken, and that have not begun."""
+        states = {"state": {"type": {"any_": ["PENDING"]}}}
+        pools = {"name": {"any_": [pool]}}
+        found = self._post("/flow_runs/filter", flow_runs=states, work_pools=pools)
+        return [run["id"] for run in found if run["labels"].get("prefect.worker.name") == worker]
+
+    def scheduled(self, ids: Iterable[str]) -> int:
+        """How many of some runs are to begin, or to begin anew."""
+        runs = {"id": {"any_": list(ids)}, "state": {"type": {"any_": ["SCHEDULED"]}}}
+        return int(self._post("/flow_runs/count", flow_runs=runs))
+
+    def keep_automation(self, automation: dict[str, Any]) -> None:
+        """Makes an automation, or makes the one of its name as it is given."""
+        named = {"name": {"any_": [automation["name"]]}}
+        found = self._post("/automations/filter", automations=named)
+        if found:
+            self._client.put(f"/automations/{found[0]['id']}", **automation)
+        else:
+            self._post("/automations/", **automation)
 
     def _at_work(self, *, work_pools: Any = None, **filters: Any) -> list[dict[str, Any]]:
         runs = {"state": {"type": {"any_": list(AT_WORK)}}, **filters}

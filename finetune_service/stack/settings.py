@@ -21,6 +21,8 @@ KEPT = "settings.json"
 # A unix socket's path has room for 107 bytes, and supervisor adds its process id to ours.
 LONGEST_HOME = 70
 
+END_SECONDS = 60  # to kill what is left of jobs, and to tell Prefect of it
+
 # What listens everywhere is reached on this machine by its own address.
 ANY = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104
 
@@ -72,6 +74,9 @@ class StackSettings(Settings):
     worker_query_seconds: Annotated[float, Field(ge=1)] = 5
     """How often a worker asks for jobs."""
 
+    worker_grace_seconds: Annotated[int, Field(ge=0)] = 120
+    """How long the jobs of a worker that is stopped may take to save a checkpoint and to end."""
+
     source: Path = Path(finetune_core.__file__).parents[1]
     """The folder of flows/ and prefect.yaml."""
 
@@ -98,6 +103,11 @@ class StackSettings(Settings):
         if len(os.fsencode(home)) > LONGEST_HOME:
             raise ValueError(f"is longer than {LONGEST_HOME} bytes, which sockets have no room for")
         return home
+
+    @property
+    def worker_stop_seconds(self) -> int:
+        """How long a worker may take to end: its jobs, and then what has not ended by itself."""
+        return self.worker_grace_seconds + END_SECONDS
 
     @property
     def folder(self) -> Path:

@@ -1,4 +1,4 @@
-"""The supervisor of the stack's parts: its configuration, its calls, and what it left behind."""
+"""The supervisor of the stack's parts: its configuration and its calls."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import xmlrpc.client
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +16,9 @@ from supervisor.xmlrpc import Faults, SupervisorTransport
 
 from finetune_service.stack.exceptions import PartFailedError, StackError, UnwritableError
 from finetune_service.stack.parts import MARK, WORKER, Part
+from finetune_service.stack.processes import wait_until
 from finetune_service.stack.settings import StackSettings, write_private
 
-POLL_SECONDS = 0.05
 PATIENCE_SECONDS = 30.0
 LOG_BYTES, LOG_BACKUPS = 20_000_000, 3
 # What the caller has set for these is for its own use; each part is told what it needs.
@@ -52,10 +50,11 @@ autostart=false
 autorestart=true
 startsecs=1
 startretries=5
+priority={rank}
 stopsignal={stop_signal}
 stopasgroup={as_group}
 killasgroup={as_group}
-stopwaitsecs=20
+stopwaitsecs={stop_seconds}
 redirect_stderr=true
 stdout_logfile={logs}/{name}.log
 stdout_logfile_maxbytes={log_bytes}
@@ -116,7 +115,8 @@ class Supervisor:
             self._launch(file)
             return
         ((added, changed, removed),) = self._call("reloadConfig")
-        for name in (*changed, *removed):
+        # Workers first: they hand their jobs back, for which they need Prefect.
+        for name in sorted((*changed, *removed), key=lambda name: not name.startswith(WORKER)):
             self._call("stopProcessGroup", name)
             self._call("removeProcessGroup", name)
         for name in (*added, *changed):
@@ -130,8 +130,13 @@ class Supervisor:
             if fault.faultCode != Faults.ALREADY_STARTED:
                 raise StackError(f"{name} does not start: {fault.faultString}") from None
 
-    def stop(self, names: Iterable[str]) -> None:
-        """Stops parts, all at once, and waits until they have ended."""
+    def stop(self, names: Iterable[str], seconds: float = PATIENCE_SECONDS) -> None:
+        """Stops parts, all at once, and waits until they have ended.
+
+        Args:
+            names: Which.
+            seconds: How long they may take.
+        """
         names = list(names)
         for name in names:
             try:
@@ -144,7 +149,7 @@ class Supervisor:
             states = self.states()
             return not any(states[name].pid for name in names if name in states)
 
-        wait_until(stopped, PATIENCE_SECONDS)
+        wait_until(stopped, seconds)
 
     def shutdown(self) -> None:
         """Ends the supervisor, whose parts have been stopped."""
@@ -205,96 +210,15 @@ class Supervisor:
                         for name, value in sorted(part.environment.items())
                     )
                 ),
+                rank=rank,  # the last is stopped first: a worker needs Prefect to the end
                 stop_signal=part.stop_signal,
+                stop_seconds=part.stop_seconds,
                 as_group=str(part.user is None).lower(),
                 user=f"user={part.user}\n" if part.user else "",
             )
-            for part in parts
+            for rank, part in enumerate(parts)
         ]
         return HEAD.format(**shared, user=root) + "".join(programs)
-
-
-def processes(settings: StackSettings) -> list[psutil.Process]:
-    """Every process of the stack, those of jobs among them, but for the caller's own."""
-    mark, found = str(settings.folder), []
-    for process in psutil.process_iter():
-        try:
-            if process.pid != os.getpid() and process.environ().get(MARK) == mark:
-                found.append(process)
-        except (psutil.Error, OSError):
-            continue  # it has ended, or is not ours to look at
-    return found
-
-
-def end_orphans(settings: StackSettings) -> None:
-    """Ends the parts that outlived their supervisor; jobs that run go on.
-
-    Workers are killed outright: a worker that is asked to end takes its jobs with it.
-    """
-    orphans = {
-        process: name
-        for process in processes(settings)
-        if not job_of(process) and (name := _variable(process, "SUPERVISOR_PROCESS_NAME"))
-    }
-    for process, name in orphans.items():
-        _signal(process, signal.SIGKILL if name.startswith(WORKER) else signal.SIGINT)
-    _end(list(orphans))
-
-
-def end_jobs(settings: StackSettings) -> None:
-    """Ends the processes of jobs."""
-    _ask_to_end(jobs(settings).values())
-
-
-def end_all(settings: StackSettings) -> None:
-    """Ends every process of the stack that is still there."""
-    _ask_to_end(processes(settings))
-
-
-def _ask_to_end(left: Iterable[psutil.Process]) -> None:
-    left = list(left)
-    for process in left:
-        _signal(process, signal.SIGTERM)
-    _end(left)
-
-
-def jobs(settings: StackSettings) -> dict[str, psutil.Process]:
-    """The processes of the stack that run a flow, by the flow run's id."""
-    return {run: process for process in processes(settings) if (run := job_of(process))}
-
-
-def job_of(process: psutil.Process) -> str | None:
-    """The flow run that a process belongs to, as Prefect tells by a variable."""
-    return _variable(process, "PREFECT__FLOW_RUN_ID")
-
-
-def memory(pid: int) -> int:
-    """The bytes of memory that a process and those below it hold, shared pages counted once."""
-    try:
-        parent = psutil.Process(pid)
-        return sum(_memory(each) for each in (parent, *parent.children(recursive=True)))
-    except psutil.NoSuchProcess:
-        return 0
-
-
-def _memory(process: psutil.Process) -> int:
-    try:
-        found = process.memory_full_info()
-        return int(getattr(found, "pss", found.uss))  # Linux alone knows shares
-    except psutil.AccessDenied:
-        return int(process.memory_info().rss)
-    except psutil.NoSuchProcess:
-        return 0
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Waits for a condition; says whether it came in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(POLL_SECONDS)
-    return True
 
 
 def failure(supervisor: Supervisor, name: str, what: str) -> PartFailedError:
@@ -313,26 +237,6 @@ def _state(info: dict[str, Any]) -> State:
         pid=info["pid"],
         started=float(info["start"]),
     )
-
-
-def _variable(process: psutil.Process, name: str) -> str | None:
-    try:
-        value: str | None = process.environ().get(name)
-    except (psutil.Error, OSError):
-        return None  # it has ended
-    return value
-
-
-def _signal(process: psutil.Process, number: int) -> None:
-    with suppress(psutil.NoSuchProcess):
-        process.send_signal(number)
-
-
-def _end(asked: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(asked, timeout=PATIENCE_SECONDS / 2)
-    for process in alive:
-        _signal(process, signal.SIGKILL)
-    psutil.wait_procs(alive, timeout=PATIENCE_SECONDS)
 
 
 def _escaped(value: object) -> str:

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from finetune_core.child import EventFile
-from finetune_service.stack.supervision import job_of
+from finetune_service.stack.processes import job_of
 from tests.integration.stack import need_postgresql, stack
 from tests.integration.test_service import FINAL, Service, create, files, reached, trained
 
