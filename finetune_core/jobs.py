@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 from filelock import FileLock, Timeout
 
+from finetune_core.child import MODULE
 from finetune_core.config.pipeline import PipelineConfig
 from finetune_core.config.settings import Settings
 from finetune_core.exceptions import (
@@ -102,10 +103,22 @@ def working_on(job: Job, *, take_over: bool = False) -> Iterator[Job]:
     try:
         job = job.model_copy(update={"attempt": attempt or control.begin_attempt()})
         Control(job.control, job.attempt).check()
+        _end_orphans(job)
         holder.is_me()
         yield job
     finally:
         lock.release()
+
+
+def _end_orphans(job: Job) -> None:
+    """Ends what the children of a killed process still do for a job, as where they were stopped."""
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if MODULE in command and any(word.startswith(f"{job.logs}{os.sep}") for word in command):
+            log.warning("%s: an orphan is ended, process %d", job.id, process.pid)
+            with suppress(psutil.Error):
+                process.kill()
+                process.wait(LOCK_SECONDS)
 
 
 class _Holder:

@@ -6,8 +6,10 @@ import typer
 
 from finetune_core import __version__
 from finetune_service.cli import (
+    backup,
     data,
     evaluate,
+    gc,
     hub,
     job,
     join,
@@ -28,6 +30,9 @@ app.command("join")(join.join)
 app.command("recommend")(recommend.recommend)
 for command in (stack.up, stack.down, stack.status, stack.logs):
     app.command()(command)
+app.command()(gc.gc)
+app.command()(backup.backup)
+app.command()(backup.restore)
 app.add_typer(data.app, name="data")
 app.add_typer(hub.hub, name="hub")
 app.add_typer(job.job, name="job")

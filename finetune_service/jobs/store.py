@@ -125,7 +125,7 @@ class JobStore:
             return None
         file = self.folder(organization, job_id) / JOB
         _, known = self._known.get(file, (None, None))
-        if isinstance(known, JobRecord) and known.flow_run_id is not None:
+        if isinstance(known, JobRecord) and known.flow_run_id is not None and file.exists():
             return known  # nothing else becomes known of it
         return self._read(file, JobRecord)
 
