@@ -10,6 +10,8 @@ and its parent. The child's standard output and error go to a log.
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import importlib
 import json
 import logging
@@ -24,7 +26,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar, get_type_hints
 
-from finetune_core.exceptions import ChildDiedError, FineTuneError, error_from_dict
+import psutil  # type: ignore[import-untyped]
+
+from finetune_core.config.settings import Settings
+from finetune_core.exceptions import (
+    ChildDiedError,
+    ChildSilentError,
+    DiskFullError,
+    FineTuneError,
+    OutOfMemoryError,
+    error_from_dict,
+)
+from finetune_core.storage import free_bytes, lacks_room
 from finetune_core.types import Record
 
 Event = dict[str, Any]
@@ -34,6 +47,10 @@ R = TypeVar("R", bound=Record)
 RESULT, ERROR = "result", "error"
 POLL_SECONDS = 0.1
 PATIENCE_SECONDS = 10.0  # between asking a child to end and ending it
+DUMP_SECONDS = 3.0  # for a silent child to write where it is
+LEAST_ROOM = 2**16  # bytes, without which a disk takes no event any more
+KERNEL = Path("/proc/vmstat")
+MODULE = "finetune_core.child"
 
 log = logging.getLogger(__name__)
 
@@ -79,23 +96,33 @@ def run(
 
     Raises:
         FineTuneError: What the function raised.
+        DiskFullError: There is no room for what the child has to write.
+        OutOfMemoryError: The kernel killed the child, for there was no memory left.
+        ChildSilentError: The child has said nothing for `FINETUNE_SILENCE_MINUTES`.
         ChildDiedError: The child ended without a result.
     """
     name = target.rpartition(":")[2]
-    folder.mkdir(parents=True, exist_ok=True)
     request_file, events_file, log_file = files(folder, name)
     events = EventFile(events_file)
-    request_file.write_text(request.model_dump_json())
-    offset = events.size()
-    with log_file.open("ab") as output:
-        process = start(
-            target,
-            request_file,
-            events_file,
-            output=output,
-            environment=environment,
-            launcher=launcher,
-        )
+    killed = _killed_for_memory()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        request_file.write_text(request.model_dump_json())
+        offset = events.size()
+        with log_file.open("ab") as output:
+            process = start(
+                target,
+                request_file,
+                events_file,
+                output=output,
+                environment=environment,
+                launcher=launcher,
+            )
+    except OSError as error:
+        if lacks_room(error):
+            raise _disk_full(name, folder) from error
+        raise
+    silence = _Silence(events)
     try:
         ended = False
         while not ended:
@@ -108,11 +135,23 @@ def run(
                     raise error_from_dict(event)
                 if on_event:
                     on_event(event)
+            if not ended and silence.too_long():
+                _dump_stacks(process, log_file)
+                raise ChildSilentError(
+                    f"the process of {name} had said nothing for {silence.minutes:g} min, "
+                    "and was ended",
+                    hint=f"Where it was stands at the end of its log: {log_file}. If it only needs "
+                    "longer, raise FINETUNE_SILENCE_MINUTES.",
+                )
     finally:
         end(process)
-    raise ChildDiedError(
-        f"the process of {name} {_how_it_ended(process.returncode)}", hint=f"Its log: {log_file}"
-    )
+    hint = f"Its log: {log_file}"
+    if process.returncode == -signal.SIGKILL and _killed_for_memory() > killed:
+        problem = f"the kernel killed the process of {name}: the machine had no memory left"
+        raise OutOfMemoryError(problem, hint=hint)
+    if free_bytes(folder) < LEAST_ROOM:  # it may have said why, and nobody could hear it
+        raise _disk_full(name, folder)
+    raise ChildDiedError(f"the process of {name} {_how_it_ended(process.returncode)}", hint=hint)
 
 
 def start(
@@ -135,7 +174,7 @@ def start(
         launcher: As `run` takes it.
     """
     return subprocess.Popen(
-        [*launcher, "-m", "finetune_core.child", target, str(request), str(events)],
+        [*launcher, "-m", MODULE, target, str(request), str(events)],
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=output,
@@ -144,10 +183,14 @@ def start(
 
 
 class EventFile:
-    """Events as JSON lines, read by position so that no reader misses or repeats one."""
+    """Events as JSON lines, read by position so that no reader misses or repeats one.
+
+    What the disk has no room for waits for the next event.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._waiting = b""
 
     def size(self) -> int:
         """The position behind the last event."""
@@ -155,12 +198,20 @@ class EventFile:
 
     def append(self, event: Event) -> None:
         """Adds an event, in one write."""
-        line = json.dumps({"time": time.time(), **event}).encode() + b"\n"
-        with self.path.open("ab+") as file:
-            if size := file.seek(0, os.SEEK_END):
-                file.seek(size - 1)
-                line = line if file.read() == b"\n" else b"\n" + line  # a write was torn here
-            file.write(line)
+        self._waiting += json.dumps({"time": time.time(), **event}).encode() + b"\n"
+        try:
+            with self.path.open("ab+") as file:
+                torn = b""
+                if size := file.seek(0, os.SEEK_END):
+                    file.seek(size - 1)
+                    torn = b"" if file.read() == b"\n" else b"\n"
+                file.write(torn + self._waiting)
+        except OSError as error:
+            if not lacks_room(error):
+                raise
+            log.warning("%s has no room for an event, which waits for the next", self.path)
+        else:
+            self._waiting = b""
 
     def read(self, offset: int = 0) -> Iterator[tuple[Event, int]]:
         """The whole events from a position on, each with the position behind it."""
@@ -184,6 +235,7 @@ def main() -> None:
     """The child's side: calls the function and writes its result or its error as an event."""
     target, request_path, events_path = sys.argv[1:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent decides
+    faulthandler.register(signal.SIGUSR2)  # all threads' stacks into the log
     threading.Thread(target=_die_with_parent, daemon=True).start()
     first = os.environ.get("RANK", "0") == "0"
     level = logging.INFO if first else logging.WARNING
@@ -202,7 +254,11 @@ def main() -> None:
     except Exception as error:
         logging.exception("%s failed", target)
         if not isinstance(error, FineTuneError):
-            error = FineTuneError(f"{name} failed: {type(error).__name__}: {error}")
+            error = (
+                _disk_full(name, events.path.parent)
+                if lacks_room(error)
+                else FineTuneError(f"{name} failed: {type(error).__name__}: {error}")
+            )
         events.append({"type": ERROR, **error.to_dict()})
         sys.exit(error.exit_code)
 
@@ -229,17 +285,88 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a child: it is asked first, and made to after a while. One that has ended is reaped."""
+    """Ends a child: it is asked first, and made to after a while. One that has ended is reaped.
+
+    What it has started itself, as a launcher does, has the same while to end, and is killed then,
+    even where it is stopped.
+    """
+    below = _below(process)
     for ask in (process.terminate, process.kill):
         if process.poll() is None:
             ask()
         try:
             process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
+            below = [*below, *_below(process)]
             continue
         break
     if process.stdin:
         process.stdin.close()
+    _, left = psutil.wait_procs(below, PATIENCE_SECONDS)
+    for each in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()  # psutil makes sure that it is still the same process
+    psutil.wait_procs(left, PATIENCE_SECONDS)
+
+
+def _below(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The processes that a child has started, and those that they have."""
+    if process.poll() is not None:  # its number may be somebody else's by now
+        return []
+    try:
+        return list(psutil.Process(process.pid).children(recursive=True))
+    except psutil.NoSuchProcess:
+        return []
+
+
+class _Silence:
+    """How long nothing has been heard: what counts is that the events become more."""
+
+    def __init__(self, events: EventFile) -> None:
+        self.minutes = Settings().silence_minutes
+        self._events = events
+        self._size, self._since = events.size(), time.monotonic()
+
+    def too_long(self) -> bool:
+        """Whether it is time to give up."""
+        size, now = self._events.size(), time.monotonic()
+        if size != self._size:
+            self._size, self._since = size, now
+        return 0 < 60 * self.minutes < now - self._since
+
+
+def _dump_stacks(process: subprocess.Popen[bytes], log_file: Path) -> None:
+    """Has the processes of a child write into its log where they are, and waits until they have.
+
+    A launcher does not listen to that: it would end.
+    """
+    before = last = log_file.stat().st_size
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for each in (psutil.Process(process.pid), *_below(process)):
+            command = each.cmdline()
+            if MODULE in command and command[command.index("-m") + 1] == MODULE:
+                each.send_signal(signal.SIGUSR2)
+    deadline = time.monotonic() + DUMP_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+        size = log_file.stat().st_size
+        if size == last > before:
+            return
+        last = size
+
+
+def _killed_for_memory() -> int:
+    """The processes of this machine that its kernel has killed, since it began, to get memory."""
+    lines = KERNEL.read_text().splitlines() if KERNEL.exists() else []
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+
+
+def _disk_full(name: str, folder: Path) -> DiskFullError:
+    return DiskFullError(
+        f"paused, as the disk has no room for what {name} writes: "
+        f"{free_bytes(folder) / 1e6:,.1f} MB are free in {folder}",
+        hint="Free space on it, and resume the job.",
+    )
 
 
 def _how_it_ended(code: int) -> str:

@@ -16,10 +16,12 @@
     │   ├── TargetModulesError
     │   ├── AdapterError
     │   ├── JobNotFoundError
+    │   ├── IncompatibleCheckpointError
     │   └── OutputError
     ├── JobInterruptedError           exit code 130
     │   ├── JobHandedBackError
     │   ├── JobPausedError
+    │   │   └── DiskFullError
     │   └── JobSupersededError
     ├── JobInUseError
     ├── ModelLoadError
@@ -29,6 +31,7 @@
     │   └── DivergedError
     ├── EvaluationError
     ├── ChildDiedError
+    │   └── ChildSilentError
     ├── DamagedFolderError
     └── HubError
         ├── HubUnavailableError
@@ -167,6 +170,10 @@ class JobNotFoundError(InputError):
     """There is no job of that id."""
 
 
+class IncompatibleCheckpointError(InputError):
+    """A training is to go on from a checkpoint that comes of other data or settings."""
+
+
 class OutputError(InputError):
     """The output folder cannot be written."""
 
@@ -179,6 +186,10 @@ class JobInterruptedError(FineTuneError):
 
 class JobPausedError(JobInterruptedError):
     """The job was asked to pause, and can go on from where it is."""
+
+
+class DiskFullError(JobPausedError):
+    """The disk has no room for what the job has to write; with room, it can go on."""
 
 
 class JobHandedBackError(JobInterruptedError):
@@ -219,6 +230,10 @@ class EvaluationError(FineTuneError):
 
 class ChildDiedError(FineTuneError):
     """A child process ended without a result: killed, crashed or out of memory."""
+
+
+class ChildSilentError(ChildDiedError):
+    """A child process had said nothing for so long that it was ended."""
 
 
 class DamagedFolderError(FineTuneError):

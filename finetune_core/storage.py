@@ -7,6 +7,7 @@ a manifest is whole, and a half-written one is never taken for it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from finetune_core.types import StageRecord
 
 MANIFEST = "manifest.json"
 RECORD = "record.json"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 R = TypeVar("R", bound=StageRecord)
 
@@ -60,6 +62,25 @@ def write_json(path: Path, value: Any) -> None:
 def from_here(path: Path) -> Path:
     """A path as a person writes it: short where it lies below the working folder."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def bytes_in(folder: Path) -> int:
+    """The bytes of a folder's files; of one that is not there, none."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def free_bytes(folder: Path) -> int:
+    """The bytes that may still be written to the disk of a folder."""
+    return shutil.disk_usage(folder).free
+
+
+def lacks_room(error: BaseException | None) -> bool:
+    """Whether an error, or what it came of, is that a disk is full, or one's share of it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextmanager

@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     main_address: str | None = None
     """Where the first of these machines is heard by the others, as `host:port`."""
 
+    silence_minutes: float = Field(30, ge=0)
+    """After so long without a word from a stage's process it is ended and tried again; 0: never."""
+
     tracking_uri: str | None = Field(None, validation_alias="MLFLOW_TRACKING_URI")
     """MLflow's server; without it, an SQLite file and a folder under `home`."""
 

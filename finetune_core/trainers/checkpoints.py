@@ -7,15 +7,17 @@ import logging
 import math
 import shutil
 import uuid
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from finetune_core.exceptions import DamagedFolderError, TrainingError
 from finetune_core.storage import (
     MANIFEST,
     RECORD,
     digest_folder,
+    finished,
     is_whole,
     once,
     publish,
@@ -48,12 +50,13 @@ log = logging.getLogger(__name__)
 
 
 class Checkpoint(NamedTuple):
-    """A whole checkpoint."""
+    """A whole checkpoint; `origin` is what its training comes of."""
 
     folder: Path
     step: int
     epoch: float
     valid_loss: float | None
+    origin: dict[str, Any]
 
 
 class Checkpoints:
@@ -61,16 +64,18 @@ class Checkpoints:
 
     Args:
         folder: One folder a step lies in it, and a place where the next one is written.
+        origin: What those that are published come of, as `finetune_core.trainers.origin` tells it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, origin: Mapping[str, Any] | None = None) -> None:
         self.folder = folder
+        self.origin = dict(origin or {})
         self.staging = folder / STAGING
 
     def clear_staging(self) -> None:
         """Removes what a killed training left half-written."""
         shutil.rmtree(self.staging, ignore_errors=True)
-        self.staging.mkdir(parents=True)
+        self.staging.mkdir(parents=True, exist_ok=True)
 
     def publish(self, written: Path, *, step: int, epoch: float, valid_loss: float | None) -> Path:
         """Makes a checkpoint of a written folder.
@@ -84,7 +89,8 @@ class Checkpoints:
         final = self.folder / f"step-{step:08d}"
         if final.exists():  # a training that began again from an earlier step comes by once more
             final.rename(self.staging / final.name)
-        publish(written, final, step=step, epoch=epoch, valid_loss=valid_loss)
+        facts = {"step": step, "epoch": epoch, "valid_loss": valid_loss, "origin": self.origin}
+        publish(written, final, **facts)
         return final
 
     def all(self) -> list[Checkpoint]:
@@ -93,7 +99,7 @@ class Checkpoints:
         for folder in sorted(self.folder.glob("step-*")):
             if is_whole(folder):
                 facts = read_manifest(folder)
-                found.append(Checkpoint(folder, facts["step"], facts["epoch"], facts["valid_loss"]))
+                found.append(Checkpoint(folder, *(facts[name] for name in Checkpoint._fields[1:])))
         return found
 
     def newest(self) -> Checkpoint | None:
@@ -156,6 +162,8 @@ def choose(
     Raises:
         TrainingError: There is no checkpoint whose bytes are as they were written.
     """
+    if chosen := finished(folder, ChosenCheckpoint):
+        return chosen  # its checkpoint may be gone
     checkpoints = Checkpoints(trained.folder)
     best = checkpoints.best_as_written() if validated else checkpoints.newest()
     if best is None:

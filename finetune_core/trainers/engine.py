@@ -23,7 +23,7 @@ from finetune_core.models.source import find_model
 from finetune_core.models.tasks import task_of
 from finetune_core.storage import write_record
 from finetune_core.trainers.batching import WithBlanks
-from finetune_core.trainers.checkpoints import Checkpoints
+from finetune_core.trainers.checkpoints import Checkpoint, Checkpoints
 from finetune_core.trainers.control import Control
 from finetune_core.trainers.kernels import use_kernels
 from finetune_core.trainers.loop import Loop, arguments
@@ -32,7 +32,9 @@ from finetune_core.trainers.observers.announcer import Announcer
 from finetune_core.trainers.observers.keeper import Keeper
 from finetune_core.trainers.observers.labeller import Labeller
 from finetune_core.trainers.observers.listener import Listener
+from finetune_core.trainers.origin import Origin, check_origin, origin_of
 from finetune_core.trainers.request import TrainRequest
+from finetune_core.trainers.room import Room, checkpoint_bytes
 from finetune_core.types import TrainedCheckpoints
 
 
@@ -40,11 +42,16 @@ def train(request: TrainRequest, emit: Emit) -> TrainedCheckpoints:
     """Trains from the newest whole checkpoint on, or from the start.
 
     Raises:
-        InputError: The model or its modules are not as the config says.
-        JobPausedError: It was asked to pause; it goes on when it is called again.
+        InputError: The model or its modules are not as the config says, or the checkpoint comes of
+            other data or settings.
+        JobPausedError: It was asked to pause, or the disk is full; it goes on when it is called
+            again.
         TrainingError: The loop failed.
     """
-    return run(make_loop(request, emit), request.training, request.output)
+    start = _newest(request.output)
+    if start:  # before a model is loaded
+        check_origin(start, origin_of(request), force=request.force)
+    return _run(make_loop(request, emit), request.training, request.output, start)
 
 
 def make_loop(request: TrainRequest, emit: Emit) -> Loop:
@@ -54,18 +61,20 @@ def make_loop(request: TrainRequest, emit: Emit) -> Loop:
         InputError: The model or its modules are not as the config says.
     """
     _processes()  # before weights are loaded: it takes this process's device
-    transformers.set_seed(request.training.seed)  # before the adapter's weights are drawn
-    method = METHODS[request.training.method]
+    training = request.eased.applied(request.training)
+    transformers.set_seed(training.seed)  # before the adapter's weights are drawn
+    method = METHODS[training.method]
     tokenizer = load_tokenizer(find_model(request.model))
     return assemble(
         method.prepare(method.load(request.model, request.tokens.labels), request.lora, tokenizer),
         tokenizer,
         Dataset.from_file(str(request.tokens.train)),
         Dataset.from_file(str(request.tokens.validation)),
-        training=request.training,
+        training=training,
         lora=request.lora,
         output=request.output,
         emit=emit,
+        origin=origin_of(request),
         control=Control(request.control, request.attempt) if request.control else None,
     )
 
@@ -80,6 +89,7 @@ def assemble(
     lora: LoraConfig,
     output: Path,
     emit: Emit,
+    origin: Origin | None = None,
     control: Control | None = None,
 ) -> Loop:
     """Puts together a prepared model, rows and everything that watches over a training.
@@ -93,9 +103,10 @@ def assemble(
         lora: Says how much faster an adapter's B is learned.
         output: Gets the checkpoints.
         emit: Hears of everything.
+        origin: What the checkpoints say that they come of.
         control: Is asked, between steps, whether to go on.
     """
-    checkpoints = Checkpoints(output)
+    checkpoints = Checkpoints(output, origin)
     processes = _processes()
     if processes.is_main_process:
         checkpoints.clear_staging()
@@ -104,12 +115,14 @@ def assemble(
     model.config.use_cache = False
     if settings.bf16:
         _cast(model)
+    room = Room(checkpoints, checkpoint_bytes(model), first=processes.is_main_process)
     longest = max(max(split["length"]) for split in (rows, validation) if split is not None)
     if validation is not None:
         validation = validation.select(np.argsort(validation["length"], kind="stable"))
     return Loop(
         optimizer_groups=partial(optimizer_groups, training=training, lora=lora),
         kernels=use_kernels(model, longest),
+        room=room,
         model=model,
         args=settings,
         lengths=rows["length"][:],
@@ -120,7 +133,7 @@ def assemble(
         callbacks=[
             Announcer(emit),
             Labeller(),
-            Keeper(training, checkpoints, emit),
+            Keeper(training, checkpoints, room, emit),
             *([Listener(control)] if control else []),
         ],
     )
@@ -130,11 +143,21 @@ def run(loop: Loop, training: TrainingConfig, output: Path) -> TrainedCheckpoint
     """Runs a loop from the newest whole checkpoint on, and writes the record of its end.
 
     Raises:
-        JobPausedError: It was asked to pause; it goes on when it is called again.
+        JobPausedError: It was asked to pause, or the disk is full; it goes on when it is called
+            again.
         TrainingError: The loop failed.
     """
+    return _run(loop, training, output, _newest(output))
+
+
+def _newest(output: Path) -> Checkpoint | None:
     with _processes().main_process_first():  # who sets a damaged checkpoint aside, alone
-        start = Checkpoints(output).newest()
+        return Checkpoints(output).newest()
+
+
+def _run(
+    loop: Loop, training: TrainingConfig, output: Path, start: Checkpoint | None
+) -> TrainedCheckpoints:
     try:
         loop.train(resume_from_checkpoint=str(start.folder) if start else None)
     except FineTuneError:
@@ -147,6 +170,8 @@ def run(loop: Loop, training: TrainingConfig, output: Path) -> TrainedCheckpoint
                 hint="Lower tokenization.max_length, or choose the method qlora.",
             ) from error
         raise TrainingError(f"training failed: {type(error).__name__}: {error}") from error
+    finally:
+        loop.room.release()
     state, settings = loop.state, loop.args
     trained, parameters = _parameters(loop.model)
     record = TrainedCheckpoints(
@@ -162,7 +187,8 @@ def run(loop: Loop, training: TrainingConfig, output: Path) -> TrainedCheckpoint
         device=_device_name(),
     )
     if _processes().is_main_process:
-        write_record(output, record)
+        with loop.room.watched(state.global_step):
+            write_record(output, record)
     return record
 
 

@@ -18,6 +18,7 @@ from finetune_core.models.tasks import task_of
 from finetune_core.trainers.batching import LengthGroupedSampler
 from finetune_core.trainers.kernels import Kernels
 from finetune_core.trainers.methods import learning_rate, micro_batch_size
+from finetune_core.trainers.room import Room
 from finetune_core.types import Precision, Task
 
 UNLOGGED = "Unlogged"  # a part of the trainer's state, as callbacks have them
@@ -34,12 +35,14 @@ class Loop(Trainer):  # type: ignore[misc]  # transformers is untyped
         kernels: Kernels,
         optimizer_groups: Callable[[Any], Any],
         lengths: Sequence[int],
+        room: Room,
         **arguments: Any,
     ) -> None:
         super().__init__(
             compute_metrics=_validation_metrics,
             **arguments,
         )
+        self.room = room
         self._kernels = kernels
         self._optimizer_groups = optimizer_groups
         self._lengths = lengths
@@ -137,13 +140,16 @@ class Loop(Trainer):  # type: ignore[misc]  # transformers is untyped
 
     def _save_checkpoint(self, *args: Any) -> None:
         """Saves with it what is in no log yet: the losses, one a process, and the accuracy."""
-        losses = self.accelerator.gather(self._tr_loss.reshape(1))
-        self.state.stateful_callbacks[UNLOGGED] = {
-            "since": self._globalstep_last_logged,
-            "losses": losses.tolist(),
-            "right": self._gathered_right(),
-        }
-        super()._save_checkpoint(*args)
+        step = self.state.global_step
+        self.room.use(step)  # before all of the processes meet, and then write
+        with self.room.watched(step):
+            losses = self.accelerator.gather(self._tr_loss.reshape(1))
+            self.state.stateful_callbacks[UNLOGGED] = {
+                "since": self._globalstep_last_logged,
+                "losses": losses.tolist(),
+                "right": self._gathered_right(),
+            }
+            super()._save_checkpoint(*args)
         del self.state.stateful_callbacks[UNLOGGED]  # these losses are still here to be logged
 
     def _run_epoch(self, **kwargs: Any) -> None:

@@ -16,12 +16,35 @@ MEMORY = {
 }
 
 
+class Eased(Record):
+    """What of a config does not hold any more; nothing where it still does.
+
+    The rows of an optimizer step, and so what is learned, stay the same but for the learning rate.
+    """
+
+    micro_batch_size: int | None = None
+    gradient_checkpointing: bool = False
+    learning_rate: float | None = None
+
+    def applied(self, config: TrainingConfig) -> TrainingConfig:
+        """The config as it holds now."""
+        return config.model_copy(
+            update={
+                "micro_batch_size": self.micro_batch_size or config.micro_batch_size,
+                "gradient_checkpointing": self.gradient_checkpointing
+                or config.gradient_checkpointing,
+                "learning_rate": self.learning_rate or config.learning_rate,
+            }
+        )
+
+
 class TrainRequest(Record):
     """What training needs.
 
     `output` gets the checkpoints, and holds those of an earlier try. In `control`, as in
     `finetune_core.trainers.control`, a training may be asked to pause, and finds that another
-    attempt has taken the job over.
+    attempt has taken the job over. `eased` is what has failed of `training` before. With `force` it
+    goes on also from a checkpoint of other data or settings.
     """
 
     tokens: TokenizedData
@@ -31,3 +54,5 @@ class TrainRequest(Record):
     output: Path
     control: Path | None = None
     attempt: int = 0
+    eased: Eased = Eased()
+    force: bool = False

@@ -14,32 +14,10 @@ from finetune_core.exceptions import DivergedError, OutOfMemoryError
 from finetune_core.storage import write_json
 from finetune_core.trainers.launch import launcher
 from finetune_core.trainers.methods import learning_rate, micro_batch_size
-from finetune_core.trainers.request import MEMORY, TrainRequest
-from finetune_core.types import Record, TrainedCheckpoints
+from finetune_core.trainers.request import MEMORY, Eased, TrainRequest
+from finetune_core.types import TrainedCheckpoints
 
 TARGET = "finetune_core.trainers.engine:train"
-
-
-class Eased(Record):
-    """What of a config does not hold any more; nothing where it still does.
-
-    The rows of an optimizer step, and so what is learned, stay the same but for the learning rate.
-    """
-
-    micro_batch_size: int | None = None
-    gradient_checkpointing: bool = False
-    learning_rate: float | None = None
-
-    def applied(self, config: TrainingConfig) -> TrainingConfig:
-        """The config as it holds now."""
-        return config.model_copy(
-            update={
-                "micro_batch_size": self.micro_batch_size or config.micro_batch_size,
-                "gradient_checkpointing": self.gradient_checkpointing
-                or config.gradient_checkpointing,
-                "learning_rate": self.learning_rate or config.learning_rate,
-            }
-        )
 
 
 def supervise(request: TrainRequest, *, folder: Path, on_event: Emit) -> TrainedCheckpoints:
@@ -55,7 +33,9 @@ def supervise(request: TrainRequest, *, folder: Path, on_event: Emit) -> Trained
         on_event: Hears of all events.
 
     Raises:
-        JobPausedError: It was asked to pause; it goes on when it is called again.
+        IncompatibleCheckpointError: Its checkpoints come of other data or settings.
+        JobPausedError: It was asked to pause, or the disk is full; it goes on when it is called
+            again.
         FineTuneError: What the training failed by, where nothing was left to ease.
     """
     file = request.output / "eased.json"
@@ -66,7 +46,7 @@ def supervise(request: TrainRequest, *, folder: Path, on_event: Emit) -> Trained
         try:
             return child.run(
                 TARGET,
-                request.model_copy(update={"training": training}),
+                request.model_copy(update={"eased": eased}),
                 TrainedCheckpoints,
                 folder=folder,
                 on_event=on_event,

@@ -11,9 +11,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from finetune_core.child import Emit
 from finetune_core.exceptions import DivergedError
 
+VALIDATING_SECONDS = 10.0  # between two words of a validation that lasts
+
 
 class Announcer(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
-    """Emits an event for each logged step, validation and epoch.
+    """Emits an event for each logged step, validation and epoch, and now and then within one.
 
     Speed counts the time of the steps alone: validation and saving do not blur it.
     """
@@ -23,6 +25,8 @@ class Announcer(TrainerCallback):  # type: ignore[misc]  # transformers is untyp
         self._step_began = self._epoch_began = perf_counter()
         self._step_seconds = 0.0
         self._tokens = 0
+        self._spoke = perf_counter()
+        self._validated = 0  # batches of the validation that goes on
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -48,6 +52,17 @@ class Announcer(TrainerCallback):  # type: ignore[misc]  # transformers is untyp
     ) -> None:
         """Stops the step's clock."""
         self._step_seconds += perf_counter() - self._step_began
+        self._validated, self._spoke = 0, perf_counter()
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Says in a long validation that it goes on: who is silent is taken for hung."""
+        self._validated += 1
+        if perf_counter() - self._spoke >= VALIDATING_SECONDS:
+            self._spoke = perf_counter()
+            event = {"type": "validating", "step": state.global_step, "batches": self._validated}
+            self._emit(event)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

@@ -14,6 +14,7 @@ from finetune_core.child import Emit
 from finetune_core.config.sections import TrainingConfig
 from finetune_core.exceptions import DivergedError
 from finetune_core.trainers.checkpoints import Checkpoints
+from finetune_core.trainers.room import Room
 
 
 class Keeper(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
@@ -23,10 +24,19 @@ class Keeper(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
     which a checkpoint holds, so a resumed training decides as the one that was killed.
     """
 
-    def __init__(self, config: TrainingConfig, checkpoints: Checkpoints, emit: Emit) -> None:
+    def __init__(
+        self, config: TrainingConfig, checkpoints: Checkpoints, room: Room, emit: Emit
+    ) -> None:
         self._config = config
         self._checkpoints = checkpoints
+        self._room = room
         self._emit = emit
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Takes the room for the first save, so that it is known at once where there is none."""
+        self._hold(state, control)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -73,7 +83,9 @@ class Keeper(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         if not _is_finite(model):
             raise DivergedError(f"weights are not finite numbers at step {state.global_step}")
         if processes.is_main_process:
-            self._publish(args, state)
+            with self._room.watched(state.global_step):
+                self._publish(args, state)
+        self._hold(state, control)
         processes.wait_for_everyone()
 
     def _publish(self, args: TrainingArguments, state: TrainerState) -> None:
@@ -85,6 +97,10 @@ class Keeper(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         )
         self._checkpoints.prune(self._config.keep_checkpoints)
         self._emit({"type": "checkpoint", "step": state.global_step, "folder": str(folder)})
+
+    def _hold(self, state: TrainerState, control: TrainerControl) -> None:
+        if state.global_step < state.max_steps and not control.should_training_stop:
+            self._room.hold(state.global_step)
 
 
 def _is_finite(model: Any) -> bool:

@@ -15,7 +15,7 @@ from finetune_core.types import TrainedCheckpoints
 
 @pytest.fixture
 def checkpoints(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints = Checkpoints(tmp_path / "checkpoints", {"data": "a1b2"})
     checkpoints.clear_staging()
     return checkpoints
 
@@ -45,10 +45,11 @@ def steps(checkpoints):
 def test_checkpoints_come_by_step_with_what_was_measured(checkpoints, save):
     for step, loss in ((100, 0.5), (20, None), (3, 0.75)):
         save(step, loss)
+    origin = {"data": "a1b2"}
     assert [each[1:] for each in checkpoints.all()] == [
-        (3, 0.3, 0.75),
-        (20, 2, None),
-        (100, 10, 0.5),
+        (3, 0.3, 0.75, origin),
+        (20, 2, None, origin),
+        (100, 10, 0.5, origin),
     ]
     assert checkpoints.newest().step == 100
 

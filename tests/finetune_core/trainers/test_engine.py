@@ -169,3 +169,11 @@ def test_modules_that_are_not_there_are_named_with_those_that_are(tmp_path, requ
     with pytest.raises(TargetModulesError, match="no module named c_attn") as error:
         train(request_for(tmp_path, lora={"target_modules": ["c_attn"]}), ignore)
     assert "q_proj" in str(error.value)
+
+
+def test_a_long_validation_says_now_and_then_that_it_goes_on(tmp_path, request_for, monkeypatch):
+    monkeypatch.setattr("finetune_core.trainers.observers.announcer.VALIDATING_SECONDS", 0.0)
+    events = []
+    train(request_for(tmp_path, eval_steps=4, micro_batch_size=4), events.append)
+    said = [(event["step"], event["batches"]) for event in events if event["type"] == "validating"]
+    assert said == [(step, batch) for step in (4, STEPS) for batch in (1, 2, 3, 4)]  # of 16 rows

@@ -8,6 +8,12 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from finetune_core.config import TrainingConfig
 from finetune_core.trainers.checkpoints import Checkpoints
 from finetune_core.trainers.observers.keeper import Keeper
+from finetune_core.trainers.room import Room
+
+
+def make(folder, config):
+    checkpoints = Checkpoints(folder)
+    return Keeper(config, checkpoints, Room(checkpoints, 0), lambda event: None)
 
 
 @pytest.fixture
@@ -15,7 +21,7 @@ def asked(tmp_path):
     """What a keeper asks for after each of some validation losses."""
 
     def ask(losses: list[float], **training):
-        keeper = Keeper(TrainingConfig(**training), Checkpoints(tmp_path), lambda event: None)
+        keeper = make(tmp_path, TrainingConfig(**training))
         arguments = TrainingArguments(output_dir=str(tmp_path), report_to="none")
         state, answers = TrainerState(), []
         for loss in losses:
@@ -48,7 +54,7 @@ def test_without_patience_it_never_stops(asked):
 )
 def test_steps_are_counted_from_the_start(tmp_path, step, epoch, validate, save):
     config = TrainingConfig(eval_steps=3, save_steps=4)
-    keeper = Keeper(config, Checkpoints(tmp_path), lambda event: None)
+    keeper = make(tmp_path, config)
     control, state = TrainerControl(), TrainerState(global_step=step, epoch=epoch)
     keeper.on_step_end(TrainingArguments(output_dir=str(tmp_path)), state, control)
     assert (control.should_evaluate, control.should_save) == (validate, save)

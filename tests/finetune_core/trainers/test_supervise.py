@@ -119,7 +119,7 @@ def test_a_loss_that_is_no_number_halves_the_rate_from_the_last_checkpoint_on(
         if event["type"] == "eased":
             (base / "model.safetensors").write_bytes(good)
 
-    events = run(request, mend)
+    events = run(request.model_copy(update={"force": True}), mend)
     (eased,) = of(events, "eased")
     assert "the loss is nan" in eased["cause"]
     assert eased["action"] == "goes on at half the learning rate, 0.0005"
@@ -144,6 +144,7 @@ def test_a_loss_that_is_no_number_twice_ends_the_training_and_keeps_what_is_good
     saved = Checkpoints(request.output).newest()
     before = digest_file(saved.folder / "adapter_model.safetensors")
     break_weights(base)
+    request = request.model_copy(update={"force": True})
     events = []
     with pytest.raises(DivergedError, match="the loss is nan"):
         supervise(request, folder=tmp_path / "logs", on_event=events.append)
