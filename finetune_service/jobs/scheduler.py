@@ -73,6 +73,10 @@ class RunState(NamedTuple):
         return self.kind == "CANCELLING" and time.time() > self.since + CANCEL_SECONDS
 
 
+class ChangedError(UnavailableError):
+    """A run is in another state by now, from which it does not get into the one that is asked."""
+
+
 LOST = RunState("FAILED", 0.0, "Prefect does not know this job's flow run any more.")
 
 
@@ -254,7 +258,7 @@ class Scheduler:
         )
         if answer["status"] in ("ABORT", "WAIT"):
             reason = answer["details"].get("reason")
-            raise UnavailableError(f"Prefect does not make the run {kind}: {reason}")
+            raise ChangedError(f"Prefect does not make the run {kind}: {reason}")
 
     def _deployment_id(self) -> str:
         """The deployment's id."""

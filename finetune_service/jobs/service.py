@@ -29,7 +29,7 @@ from finetune_service.jobs.prefect_client import PrefectRefusedError, PrefectUna
 from finetune_service.jobs.progress import step_metrics
 from finetune_service.jobs.record import JobRecord, Outcome
 from finetune_service.jobs.request import NewJob
-from finetune_service.jobs.scheduler import RunState, Scheduler
+from finetune_service.jobs.scheduler import ChangedError, RunState, Scheduler
 from finetune_service.jobs.states import FINAL, WAITING, Status, Verb, check
 from finetune_service.jobs.store import KIND, KNOWN, JobStore
 from finetune_service.jobs.views import JobCheckpoint, JobEvent, JobView, view_of
@@ -337,7 +337,14 @@ class JobService:
             return view
         record = self.submitted(record)
         self._events(record).say(f"{verb.value}_requested", f"The job was asked to {WORDS[verb]}.")
-        work(record, str(record.flow_run_id), view.status)
+        try:
+            work(record, str(record.flow_run_id), view.status)
+        except ChangedError:  # in this moment: it may have led there by itself, or it is too late
+            self._scheduler.state(str(record.flow_run_id))
+            view = self.look(record)
+            if check(verb, view.status, record.id):
+                raise
+            return view
         return self.look(record)
 
     def look_at(self, records: Iterable[JobRecord]) -> tuple[JobView, ...]:

@@ -76,14 +76,14 @@ def went_on(service, job_id, adapter) -> None:
     assert digest(service, job_id) == adapter
 
 
-def test_a_killed_flow_is_started_again_within_seconds(service, client, create, adapter):
+def test_a_killed_flow_is_started_again_within_a_minute(service, client, create, adapter):
     job = create(long=True)
     trained(client, job.id, 0.2)
     began = time.time()
     send(signal.SIGKILL, processes(service, client, job.id)[:1])
     reached(client, job.id, "queued", seconds=30)
-    reached(client, job.id, "running", seconds=30)
-    assert time.time() - began < 30
+    reached(client, job.id, "running", seconds=60)
+    assert time.time() - began < 60
     reached(client, job.id, "succeeded")
     went_on(service, job.id, adapter)
 
