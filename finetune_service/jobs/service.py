@@ -35,7 +35,7 @@ from finetune_service.jobs.store import KIND, KNOWN, JobStore
 from finetune_service.jobs.views import JobCheckpoint, JobEvent, JobView, view_of
 
 # What a request waits for its turn at Prefect, which takes some ten new runs a second and no more.
-PATIENCE_SECONDS = 0.2
+PATIENCE_SECONDS = 0.1
 PROGRESS = ("checkpoint", "stage_ended")  # events behind which nothing is lost any more
 
 log = logging.getLogger(__name__)

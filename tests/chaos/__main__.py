@@ -10,9 +10,11 @@ import argparse
 import json
 import os
 import random
+import signal
 import statistics
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from tests.chaos.faults import FAULTS, known
 from tests.chaos.lab import Lab, lab
 
 EPOCHS = 5  # of 12 steps each
+WIDTH = 110
 
 
 @dataclass(frozen=True)
@@ -36,26 +39,26 @@ class Plan:
 
 
 def main() -> int:
-    """Runs the suite.
+    """Runs the suite; stopped by a signal, it tells what it has.
 
     Returns:
         0 where all jobs have recovered, else 1.
     """
     arguments = _parser().parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    with lab() as running:
+    for number in (signal.SIGINT, signal.SIGTERM):  # which a script's background job ignores
+        signal.signal(number, signal.default_int_handler)
+    results: list[Result] = []
+    complete = False
+    with suppress(KeyboardInterrupt), lab() as running:
         faults = arguments.faults or known(running)
         if missing := sorted(set(faults) - set(known(running))):
             sys.stderr.write(f"error: {', '.join(missing)}: only root may mount a small disk\n")
             return 2
-        numbers = range(arguments.runs) if arguments.only is None else [arguments.only]
-        plans = [planned(arguments.seed, faults, number) for number in numbers]
-        results = _run(running, plans, arguments, faults)
-    Console(width=120).print(table(results))
-    if arguments.json:
-        found = {"seed": arguments.seed, "runs": [each.to_dict() for each in results]}
-        arguments.json.write_text(json.dumps(found, indent=2))
-    return 0 if results and all(each.recovered for each in results) else 1
+        _run(running, arguments, faults, results)
+        complete = True
+    Console(width=WIDTH).print(table(results))
+    return 0 if complete and all(each.recovered for each in results) else 1
 
 
 def planned(seed: int, faults: list[str], number: int) -> Plan:
@@ -99,15 +102,15 @@ def _figures(runs: list[Result]) -> list[str]:
 
 
 def _run(
-    running: Lab, plans: list[Plan], arguments: argparse.Namespace, faults: list[str]
-) -> list[Result]:
+    running: Lab, arguments: argparse.Namespace, faults: list[str], results: list[Result]
+) -> None:
     digests, seconds = undisturbed(running, EPOCHS, limit=arguments.limit)
     sys.stderr.write(f"undisturbed: {seconds:.1f} s\n")
-    results = []
-    for plan in plans:
+    for number in range(arguments.runs) if arguments.only is None else [arguments.only]:
+        plan = planned(arguments.seed, faults, number)
         result = disturbed(
             running,
-            f"chaos-{plan.number}",
+            f"chaos-{number}",
             plan.fault,
             _after(plan.share * seconds),
             epochs=EPOCHS,
@@ -115,13 +118,16 @@ def _run(
             limit=arguments.limit,
         )
         results.append(result)
-        sys.stderr.write(f"{plan.number:3}  {_line(plan, result, seconds)}\n")
+        sys.stderr.write(f"{number:3}  {_line(plan, result, seconds)}\n")
         if not result.recovered:
-            again = f"--seed {arguments.seed} --faults {','.join(faults)} --only {plan.number}"
+            again = f"--seed {arguments.seed} --faults {','.join(faults)} --only {number}"
             for complaint in result.complaints:
                 sys.stderr.write(f"       {complaint}\n")
             sys.stderr.write(f"       {result.kept}; again: python -m tests.chaos {again}\n")
-    return results
+        if arguments.json:
+            found = {"seed": arguments.seed, "undisturbed_seconds": seconds}
+            runs = [each.to_dict() for each in results]
+            arguments.json.write_text(json.dumps({**found, "runs": runs}, indent=2))
 
 
 def _line(plan: Plan, result: Result, seconds: float) -> str:

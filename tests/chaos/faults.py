@@ -79,8 +79,10 @@ def stopped(victims: Victims) -> Callable[[Lab, LabJob], float | None]:
     def strike(lab: Lab, job: LabJob) -> float | None:
         found = victims(lab, job)
         moment = _send(signal.SIGSTOP, found)
-        psutil.wait_procs(found, timeout=STOPPED_SECONDS)
-        _send(signal.SIGCONT, found)
+        try:
+            psutil.wait_procs(found, timeout=STOPPED_SECONDS)
+        finally:
+            _send(signal.SIGCONT, found)
         return moment
 
     return strike
