@@ -38,6 +38,9 @@ test-all: $(READY) ## Run the linters and every test, the slow ones too.
 	$(MAKE) lint
 	$(BIN)/python -m pytest $(TOGETHER)
 
+chaos: $(READY) ## Strike 60 running jobs with one fault each: an hour and more.
+	$(BIN)/python -m tests.chaos --runs 60
+
 lint: $(READY) ## Check style, types and who imports whom.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -59,4 +62,4 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-.PHONY: help setup demo up down test test-all lint tiny-base clean
+.PHONY: help setup demo up down test test-all chaos lint tiny-base clean

@@ -114,7 +114,7 @@ DAMAGED = Failure(
     recognised="a digest in its manifest, before it is gone on from",
     done="it is set aside; the one before is taken",
     limit="each time",
-    event="",
+    event="set_aside",
     proof="tests/finetune_core/trainers/test_checkpoints.py::"
     "test_the_newest_is_the_last_that_is_undamaged",
 )

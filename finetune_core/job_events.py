@@ -65,6 +65,9 @@ class JobEvents:
         elif kind == "checkpoint":
             step = event["step"]
             self.say(kind, f"checkpoint saved at step {step}", step=step)
+        elif kind == "set_aside":
+            what = f"the checkpoint of step {event['step']} is damaged and set aside"
+            self.say(kind, f"{what}: {event['problem']}", level="warn", **data)
         elif kind == "eased":
             self.say(kind, f"{event['cause']}: {event['action']}", level="warn", **data)
 

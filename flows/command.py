@@ -116,6 +116,9 @@ def run(
     resume: Annotated[
         str | None, typer.Option("--resume", help="Go on with a job that stopped, by its id.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="With --resume, also after data or settings changed.")
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Fine-tune a model, compare it with its base and register it."""
@@ -164,7 +167,7 @@ def run(
             raise IncompatibleConfigError([Fault("training.method", "--4bit is for qlora")])
         chosen = find_config(resume, organization, output) if resume else read_config(config, flags)
         _check(chosen, organization)
-        result = _finetune(chosen, organization, resume or new_job_id())
+        result = _finetune(chosen, organization, resume or new_job_id(), force)
         seconds = perf_counter() - start
         if as_json:
             _print_json(_summary(result, seconds))
@@ -246,7 +249,7 @@ def _check(config: PipelineConfig, organization: str) -> None:
     check_writable(jobs_folder(organization, config.training.output_dir))
 
 
-def _finetune(config: PipelineConfig, organization: str, job_id: str) -> JobResult:
+def _finetune(config: PipelineConfig, organization: str, job_id: str, force: bool) -> JobResult:
     """Runs the flow; where it stops for no fault of the input, says how it goes on."""
     from flows.finetune import finetune
 
@@ -254,7 +257,7 @@ def _finetune(config: PipelineConfig, organization: str, job_id: str) -> JobResu
     folder = config.training.output_dir
     again = f"--resume {job_id}{f' --output {folder}' if folder else ''}"
     try:
-        return finetune(config, organization, job_id)
+        return finetune(config, organization, job_id, force)
     except InputError:
         raise
     except FineTuneError as error:

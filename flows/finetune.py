@@ -17,7 +17,10 @@ from tasks.train_model import train_model
 
 @flow(name="finetune")
 def finetune(
-    config: PipelineConfig, organization: str = "local", job_id: str | None = None
+    config: PipelineConfig,
+    organization: str = "local",
+    job_id: str | None = None,
+    force: bool = False,
 ) -> JobResult:
     """Fine-tunes a model, compares it with its base and registers it.
 
@@ -25,6 +28,7 @@ def finetune(
         config: The base model, the data and how to train.
         organization: Whose job it is: its files, its runs and its models lie apart.
         job_id: The id of a job that goes on where it stopped; a new job has none.
+        force: Go on also from a checkpoint of other data or settings.
 
     Returns:
         The records of all stages.
@@ -33,7 +37,7 @@ def finetune(
         job = running.job
         clean = sanitize_data(job, config)
         tokens = tokenize_data(job, config, clean)
-        trained = train_model(job, config, tokens)
+        trained = train_model(job, config, tokens, force)
         chosen = choose_checkpoint(job, trained)
         report = evaluate_model(job, config, tokens, chosen)
         card = Card(

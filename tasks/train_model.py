@@ -26,14 +26,22 @@ STOPPED: dict[str, type[JobInterruptedError]] = {
 }
 
 
-def train_model(job: Job, config: PipelineConfig, tokens: TokenizedData) -> TrainedCheckpoints:
+def train_model(
+    job: Job, config: PipelineConfig, tokens: TokenizedData, force: bool = False
+) -> TrainedCheckpoints:
     """Tokens → checkpoints; it goes on from the last whole one.
+
+    Args:
+        job: The job.
+        config: How it trains.
+        tokens: What it learns from.
+        force: Whether it goes on also from a checkpoint of other data or settings.
 
     Raises:
         JobPausedError: The job was asked to pause.
         JobHandedBackError: Its worker is being stopped.
     """
-    state: State[Any] = train(job, config, tokens, return_state=True)
+    state: State[Any] = train(job, config, tokens, force, return_state=True)
     if stopped := STOPPED.get(state.name or ""):
         raise stopped(state.message or str(state.name))
     trained: TrainedCheckpoints = state.result()
@@ -42,7 +50,7 @@ def train_model(job: Job, config: PipelineConfig, tokens: TokenizedData) -> Trai
 
 @task(name="train", **STAGE)
 def train(
-    job: Job, config: PipelineConfig, tokens: TokenizedData
+    job: Job, config: PipelineConfig, tokens: TokenizedData, force: bool
 ) -> TrainedCheckpoints | State[None]:
     """The training, or a completed state that says why it has stopped."""
     control = Control(job.control)
@@ -54,6 +62,7 @@ def train(
         output=job.folder / "checkpoints",
         control=job.control,
         attempt=job.attempt,
+        force=force,
     )
     tracking = Tracking(open_hub(job.organization), job)
 

@@ -12,6 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from finetune_core.child import Emit
 from finetune_core.exceptions import DamagedFolderError, TrainingError
 from finetune_core.storage import (
     MANIFEST,
@@ -65,10 +66,14 @@ class Checkpoints:
     Args:
         folder: One folder a step lies in it, and a place where the next one is written.
         origin: What those that are published come of, as `finetune_core.trainers.origin` tells it.
+        emit: Hears of damaged ones.
     """
 
-    def __init__(self, folder: Path, origin: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, folder: Path, origin: Mapping[str, Any] | None = None, emit: Emit | None = None
+    ) -> None:
         self.folder = folder
+        self._emit = emit
         self.origin = dict(origin or {})
         self.staging = folder / STAGING
 
@@ -138,6 +143,9 @@ class Checkpoints:
             aside = self.folder / ASIDE
             aside.mkdir(exist_ok=True)
             checkpoint.folder.rename(aside / f"{checkpoint.folder.name}-{uuid.uuid4().hex[:8]}")
+            if self._emit:
+                problem = f"{error}; the one before is taken"
+                self._emit({"type": "set_aside", "step": checkpoint.step, "problem": problem})
             return False
         return True
 

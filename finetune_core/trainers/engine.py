@@ -48,7 +48,7 @@ def train(request: TrainRequest, emit: Emit) -> TrainedCheckpoints:
             again.
         TrainingError: The loop failed.
     """
-    start = _newest(request.output)
+    start = _newest(request.output, emit)
     if start:  # before a model is loaded
         check_origin(start, origin_of(request), force=request.force)
     return _run(make_loop(request, emit), request.training, request.output, start)
@@ -133,7 +133,7 @@ def assemble(
         callbacks=[
             Announcer(emit),
             Labeller(),
-            Keeper(training, checkpoints, room, emit),
+            Keeper(training, checkpoints, room, emit, control),
             *([Listener(control)] if control else []),
         ],
     )
@@ -147,12 +147,12 @@ def run(loop: Loop, training: TrainingConfig, output: Path) -> TrainedCheckpoint
             again.
         TrainingError: The loop failed.
     """
-    return _run(loop, training, output, _newest(output))
+    return _run(loop, training, output, _newest(output, lambda _: None))
 
 
-def _newest(output: Path) -> Checkpoint | None:
+def _newest(output: Path, emit: Emit) -> Checkpoint | None:
     with _processes().main_process_first():  # who sets a damaged checkpoint aside, alone
-        return Checkpoints(output).newest()
+        return Checkpoints(output, emit=emit).newest()
 
 
 def _run(

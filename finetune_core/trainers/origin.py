@@ -91,8 +91,8 @@ def check_origin(checkpoint: Checkpoint, origin: Origin, *, force: bool = False)
         return
     raise IncompatibleCheckpointError(
         problem,
-        hint="Give back what it was trained with, or begin a new job; with `force` in the "
-        "TrainRequest, training goes on from it all the same.",
+        hint="Give back what it was trained with, or begin a new job; with --force (in Python, "
+        "force=True) training goes on from it all the same.",
     )
 
 

@@ -14,6 +14,7 @@ from finetune_core.child import Emit
 from finetune_core.config.sections import TrainingConfig
 from finetune_core.exceptions import DivergedError
 from finetune_core.trainers.checkpoints import Checkpoints
+from finetune_core.trainers.control import Control
 from finetune_core.trainers.room import Room
 
 
@@ -25,12 +26,18 @@ class Keeper(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
     """
 
     def __init__(
-        self, config: TrainingConfig, checkpoints: Checkpoints, room: Room, emit: Emit
+        self,
+        config: TrainingConfig,
+        checkpoints: Checkpoints,
+        room: Room,
+        emit: Emit,
+        control: Control | None = None,
     ) -> None:
         self._config = config
         self._checkpoints = checkpoints
         self._room = room
         self._emit = emit
+        self._job = control
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -92,6 +99,8 @@ class Keeper(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         written = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         last = state.log_history[-1] if state.log_history else {}
         valid_loss = last.get("eval_valid_loss") if last.get("step") == state.global_step else None
+        if self._job:
+            self._job.check()  # while it was written, another attempt may have taken the job over
         folder = self._checkpoints.publish(
             written, step=state.global_step, epoch=float(state.epoch or 0), valid_loss=valid_loss
         )

@@ -66,7 +66,10 @@ def test_the_newest_is_the_last_that_is_undamaged(checkpoints, save, damage):
         flip(last)
     else:
         (last / "optimizer.pt").unlink()
-    assert checkpoints.newest().step == 2
+    told = []
+    assert Checkpoints(checkpoints.folder, emit=told.append).newest().step == 2
+    assert [(event["type"], event["step"]) for event in told] == [("set_aside", 3)]
+    assert ("has changed" if damage == "flip" else "is missing") in told[0]["problem"]
 
 
 def test_where_every_checkpoint_is_damaged_there_is_no_newest(checkpoints, save):
