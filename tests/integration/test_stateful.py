@@ -30,7 +30,7 @@ from tests.chaos.lab import JOBS, USUAL, Lab, LabJob, lab
 from tests.finetune_service.api.server import until
 from tests.integration.stack import need_postgresql
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow]
 
 EPOCHS = 2
 STEPS = 8  # or hypothesis tries sequences of none too
@@ -233,7 +233,6 @@ def test_whatever_is_asked_and_done_jobs_keep_to_their_states(machine):
     run_state_machine_as_test(machine, settings=FEW, _min_steps=STEPS)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", SEEDS)
 def test_more_sequences(machine, number):
     say(f"-- seed {number}")

@@ -21,7 +21,7 @@ from finetune_service.stack.processes import all_ended, of_runs, wait_until
 from tests.integration.command import write_config
 from tests.integration.stack import Stack, need_postgresql, stack
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 STEPS_AN_EPOCH, BEFORE = 24, 5
 LONG = {"epochs": 10, "batch_size": 4, "save_steps": 100_000, "logging_steps": 1}
@@ -129,7 +129,6 @@ def test_a_stopped_worker_hands_its_jobs_back(running, prefect, tmp_path):
     assert job.events()[-1] == "succeeded"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("outlived", [False, True], ids=["with its worker", "without"])
 def test_down_hands_jobs_back_and_up_goes_on_with_them(running, prefect, tmp_path, outlived):
     job = Job(running, prefect, tmp_path)
@@ -148,7 +147,6 @@ def test_down_hands_jobs_back_and_up_goes_on_with_them(running, prefect, tmp_pat
     job.went_on_from(stopped)
 
 
-@pytest.mark.slow
 def test_a_job_that_has_only_begun_is_handed_back_too(running, prefect, tmp_path):
     worker = worker_of(running)
     job = Job(running, prefect, tmp_path, epochs=1)
@@ -159,7 +157,6 @@ def test_a_job_that_has_only_begun_is_handed_back_too(running, prefect, tmp_path
     assert job.steps() == list(range(1, job.total_steps + 1))
 
 
-@pytest.mark.slow
 def test_a_lost_run_is_found_and_no_run_that_waits_is_taken_for_one(running, prefect, tmp_path):
     paused = Job(running, prefect, tmp_path)
     paused.trains()
