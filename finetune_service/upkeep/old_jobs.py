@@ -11,15 +11,13 @@ from pydantic import ValidationError
 
 from finetune_core.exceptions import HubError
 from finetune_core.jobs import LOCK
-from finetune_core.storage import is_whole
 from finetune_service.jobs.record import Outcome
-from finetune_service.jobs.states import Status
 from finetune_service.jobs.store import OUTCOME, JobStore
 from finetune_service.upkeep.registered import RegisteredJobs
 from finetune_service.upkeep.removal import Removable, gone, held, is_held, newest, removable
 from finetune_service.upkeep.settings import DAY, KeepSettings
 
-CHECKPOINTS, ADAPTER = "checkpoints", "adapter"
+CHECKPOINTS = "checkpoints"
 
 log = logging.getLogger(__name__)
 
@@ -79,15 +77,13 @@ class OldJobs:
             days = f"{self._keep.keep_job_days:g} days"
             yield removable("job", folder, f"ended {days} ago or earlier, no registered model")
             return
-        if outcome.status is Status.SUCCEEDED and outcome.registered and is_whole(folder / ADAPTER):
-            why = "of a succeeded job"
-        elif ended > self._keep.keep_checkpoint_days * DAY:
-            why = f"of a job that ended {self._keep.keep_checkpoint_days:g} days ago or earlier"
-        else:
-            why = ""
-        if why and (checkpoints := folder / CHECKPOINTS).exists():
+        old = ended > self._keep.keep_checkpoint_days * DAY
+        if old and (checkpoints := folder / CHECKPOINTS).exists():
+            days = f"{self._keep.keep_checkpoint_days:g} days"
             # As a whole: a record of a training without its checkpoints would promise them.
-            yield removable("checkpoints", checkpoints, why)
+            yield removable(
+                "checkpoints", checkpoints, f"of a job that ended {days} ago or earlier"
+            )
         for path in folder.glob(".*"):
             if newest(path) < self._now - DAY:
                 yield removable("half-made", path, "older than a day")

@@ -20,7 +20,7 @@ class KeepSettings(Settings):
     """For how many days what may be removed is kept, beside the settings of the installation."""
 
     keep_checkpoint_days: Days = 14
-    """The checkpoints of a failed or cancelled job, from which it could go on, after its end."""
+    """The checkpoints of a job after its end: people choose among them, and it could go on."""
 
     keep_job_days: Days = 180
     """The folder of a job that has no registered model, after its end."""

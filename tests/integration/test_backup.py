@@ -100,6 +100,7 @@ def test_all_of_it_comes_back(service, uploaded, tmp_path):
     before = seen(service, client, done.fine_tuned_model)
     begun = steps(client, paused.id)
 
+    running.environment |= {"FINETUNE_KEEP_CHECKPOINT_DAYS": "0"}
     live = running.json("backup", str(tmp_path / "live.tar.zst"))
     assert live["about"]["live"]
     assert live["left_out"]
