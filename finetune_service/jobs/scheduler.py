@@ -25,7 +25,9 @@ KNOWN = 20_000  # the states that are remembered
 PAUSE_DAYS = 30
 # Prefect's worker falls over a run that comes back before its last process is gone.
 REST_SECONDS = 20.0
-CLAIM_SECONDS = 60.0  # from which on a worker that has taken a run, and started nothing, is gone
+# From which on a run that a worker has taken, and that has not begun, is lost with its worker: a
+# process that was killed before its first heartbeat is missed by nobody else.
+CLAIM_SECONDS = 120.0
 CANCEL_SECONDS = 120.0  # a worker that lives ends a cancelled run's process within 30 s
 
 STATUSES = {
@@ -48,13 +50,14 @@ UNSETTLED = [
 class RunState(NamedTuple):
     """A flow run's state: Prefect's kind, when it began, and what was said of it.
 
-    `started` says whether a worker has started something for it.
+    `placed` says whether something else than a worker's own process waits for its turn, as a pod
+    does for a machine: that may take long.
     """
 
     kind: str
     since: float
     message: str | None
-    started: bool = False
+    placed: bool = False
 
     @property
     def status(self) -> Status:
@@ -64,7 +67,7 @@ class RunState(NamedTuple):
     @property
     def is_lost(self) -> bool:
         """Whether its process is gone, and nobody has ended it: it is to be started again."""
-        forgotten = self.kind == "PENDING" and not self.started
+        forgotten = self.kind == "PENDING" and not self.placed
         return self.kind == "CRASHED" or (forgotten and time.time() > self.since + CLAIM_SECONDS)
 
     @property
@@ -292,4 +295,5 @@ def _pages(ids: list[str]) -> Iterator[list[str]]:
 def _state(run: dict[str, Any]) -> RunState:
     state = run["state"]
     since = datetime.fromisoformat(state["timestamp"].replace("Z", "+00:00")).timestamp()
-    return RunState(state["type"], since, state["message"], bool(run["infrastructure_pid"]))
+    where = run["infrastructure_pid"] or ""  # of a process the number, of a pod its name
+    return RunState(state["type"], since, state["message"], bool(where) and not where.isdigit())
