@@ -26,7 +26,7 @@ from tests.chaos.faults import FAULTS, known
 from tests.chaos.lab import Lab, lab
 
 EPOCHS = 5  # of 12 steps each
-WIDTH = 110
+WIDTH = 130
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ def planned(seed: int, faults: list[str], number: int) -> Plan:
 def table(results: list[Result]) -> Table:
     """What came of the faults, a row each."""
     found = Table(title="One fault a job, at a random moment of its life")
-    found.add_column("fault")
+    found.add_column("fault", no_wrap=True)
     for column in ("runs", "hit", "recovered", "s to recover", "max", "steps redone", "max"):
         found.add_column(column, justify="right")
     found.add_column("same bytes", justify="right")
-    found.add_column("brought back by")
+    found.add_column("brought back by", no_wrap=True)
     for name, fault in FAULTS.items():
         runs = [each for each in results if each.fault == name]
         if runs:
