@@ -85,6 +85,9 @@ class After:
     def done(self, wish):
         self._control.done(wish)
 
+    def check(self):
+        self._control.check()
+
 
 def pause_after(request, monkeypatch, steps):
     """Trains on, and pauses after so many steps."""
