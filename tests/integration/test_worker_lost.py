@@ -13,26 +13,13 @@ import pytest
 
 from finetune_core.child import EventFile
 from finetune_service.stack.processes import job_of
-from tests.integration.stack import need_postgresql, stack
-from tests.integration.test_service import FINAL, Service, create, files, reached, trained
+from tests.integration.test_service import FINAL, client, create, files, reached, service, trained
 
-__all__ = ["create", "files"]  # fixtures
+__all__ = ["client", "create", "files", "service"]  # fixtures
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 SEEN_SECONDS = 120  # within which a lost machine is seen
-
-
-@pytest.fixture(scope="module")
-def service():
-    need_postgresql()
-    with stack() as running:
-        yield Service(running)
-
-
-@pytest.fixture(scope="module")
-def client(service):
-    return service.client()
 
 
 @pytest.fixture(scope="module")
