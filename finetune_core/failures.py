@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from finetune_core.config.settings import Settings
 
+# Prefect's worker falls over a run that comes back before it has let go of the run's last process.
+REST_SECONDS = 20
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -141,8 +144,7 @@ WORKER_LOST = Failure(
     name="worker or machine lost",
     recognised="no heartbeat of the run, within two minutes",
     done="the run is started again and goes on from its last checkpoint",
-    # Not sooner: the worker falls over a run that comes back before it has let go of it.
-    backoff=(20, 30, 60, 120, 300),
+    backoff=(REST_SECONDS, 30, 60, 120, 300),
     limit="in a row without a new checkpoint; then the job fails",
     event="restarted",
     proof="tests/integration/test_worker_lost.py::test_a_lost_worker_s_job_goes_on",

@@ -35,6 +35,7 @@ from finetune_core.exceptions import (
     JobPausedError,
     JobSupersededError,
 )
+from finetune_core.failures import REST_SECONDS
 from finetune_core.hub import open_hub
 from finetune_core.hub.card import JobResult
 from finetune_core.hub.tracking import Tracking
@@ -45,8 +46,6 @@ from finetune_core.trainers.control import Control, Wish
 from finetune_core.types import Job, job_id_of
 
 PAUSE_SECONDS = 30 * 24 * 3600  # then Prefect gives a suspended run up
-# Prefect's worker falls over a run that comes back before its last process is gone.
-REST_SECONDS = 20.0
 HUB_SECONDS = 5 * 60  # after which a hub that was away may be back
 
 log = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
 from finetune_core.config.pipeline import PipelineConfig
+from finetune_core.failures import REST_SECONDS
 from finetune_service.exceptions import UnavailableError
 from finetune_service.jobs.prefect_client import (
     PrefectClient,
@@ -23,8 +24,6 @@ FRESH_SECONDS = 1.0  # for so long, what Prefect said holds for all requests
 PAGE = 200  # the runs that Prefect tells of at once
 KNOWN = 20_000  # the states that are remembered
 PAUSE_DAYS = 30
-# Prefect's worker falls over a run that comes back before its last process is gone.
-REST_SECONDS = 20.0
 # From which on a run that a worker has taken, and that has not begun, is lost with its worker: a
 # process that was killed before its first heartbeat is missed by nobody else.
 CLAIM_SECONDS = 120.0

@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from finetune_core.failures import REST_SECONDS
 from finetune_service.jobs.prefect_client import PrefectClient
 from finetune_service.jobs.priority import Priority
-from finetune_service.jobs.scheduler import REST_SECONDS
 from finetune_service.stack.parts import prefect_auth
 from finetune_service.stack.settings import StackSettings
 
