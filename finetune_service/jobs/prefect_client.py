@@ -19,7 +19,7 @@ from finetune_service.exceptions import UnavailableError
 SECONDS = 10.0
 TRIES = 4  # Prefect answers 503 when its database is busy
 PAUSE_SECONDS = 0.1
-REST_SECONDS = 1.0  # in which others need not find out again that Prefect is away
+AWAY_SECONDS = 1.0  # in which others need not find out again that Prefect is away
 
 # A request that met these has done nothing at the server.
 NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.InvalidURL)
@@ -117,7 +117,7 @@ class PrefectClient:
                 headers = self._csrf(new=answer is not None and answer.status_code == 403)
                 answer = self._client.request(method, path, json=body, headers=headers)
             except (httpx.HTTPError, httpx.InvalidURL) as error:
-                self._away_until = time.monotonic() + REST_SECONDS
+                self._away_until = time.monotonic() + AWAY_SECONDS
                 raise PrefectUnavailableError(
                     f"Prefect does not answer ({type(error).__name__}).",
                     sent=not isinstance(error, NOT_SENT),
