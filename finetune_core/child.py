@@ -51,6 +51,7 @@ DUMP_SECONDS = 3.0  # for a silent child to write where it is
 LEAST_ROOM = 2**16  # bytes, without which a disk takes no event any more
 KERNEL = Path("/proc/vmstat")
 MODULE = "finetune_core.child"
+CURRENT = b"Current thread"  # how faulthandler heads the stack of the thread that was asked
 
 log = logging.getLogger(__name__)
 
@@ -336,23 +337,29 @@ class _Silence:
 
 
 def _dump_stacks(process: subprocess.Popen[bytes], log_file: Path) -> None:
-    """Has the processes of a child write into its log where they are, and waits until they have.
+    """Has the processes of a child write into its log where they are, one after the other.
 
     A launcher does not listen to that: it would end.
     """
-    before = last = log_file.stat().st_size
     with contextlib.suppress(psutil.NoSuchProcess):
         for each in (psutil.Process(process.pid), *_below(process)):
             command = each.cmdline()
             if MODULE in command and command[command.index("-m") + 1] == MODULE:
+                before = log_file.stat().st_size
                 each.send_signal(signal.SIGUSR2)
-    deadline = time.monotonic() + DUMP_SECONDS
+                _await_stack(log_file, before)
+
+
+def _await_stack(log_file: Path, before: int) -> None:
+    """Waits until a process has written where it is; one that is stopped does not."""
+    said, deadline = b"", time.monotonic() + DUMP_SECONDS
     while time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
-        size = log_file.stat().st_size
-        if size == last > before:
+        with log_file.open("rb") as file:
+            file.seek(before)
+            last, said = said, file.read()
+        if said == last and CURRENT in said:
             return
-        last = size
 
 
 def _killed_for_memory() -> int:
