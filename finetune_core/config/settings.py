@@ -20,6 +20,9 @@ LIBRARY_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "HF_UPDATE_DOWNLOAD_COUNTS": "0",
     "TOKENIZERS_PARALLELISM": "true",
+    # How long a thread of torch's waits awake: by default so long that two jobs on the same cores
+    # take ten times as long as one after the other. Alone, a job takes the same.
+    "GOMP_SPINCOUNT": "5000",
 }
 
 
