@@ -105,6 +105,15 @@ class EvaluationMetric(str, Enum):
     CHRF = "chrf"
 
 
+# What a model tells of the expected answers themselves, without generating any.
+OF_TOKENS = (
+    EvaluationMetric.LOSS,
+    EvaluationMetric.PERPLEXITY,
+    EvaluationMetric.TOKEN_ACCURACY,
+)
+LESS_IS_BETTER = {EvaluationMetric.LOSS.value, EvaluationMetric.PERPLEXITY.value}
+
+
 class TooLong(str, Enum):
     """What becomes of a row that has more tokens than it may.
 
@@ -125,6 +134,10 @@ class Template(str, Enum):
     CHAT = "chat"
     PLAIN = "plain"
     INSTRUCTION = "instruction"
+
+
+CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+GATE_ALIASES = (CHAMPION, PREVIOUS, CHALLENGER)  # that proof moves, or a person by `hub promote`
 
 
 class Record(BaseModel):
@@ -300,11 +313,17 @@ class EvaluationReport(StageRecord):
     tuned: dict[str, float]
     base_intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
     tuned_intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    change_intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
 
     @property
     def markdown(self) -> Path:
         """The report for people."""
         return self.folder / "report.md"
+
+    @property
+    def sums(self) -> Path:
+        """What the tuned model makes of each row, as NumPy keeps it: `evaluation.measuring`."""
+        return self.folder / "sums.npy"
 
     @property
     def samples(self) -> Path:
@@ -317,14 +336,90 @@ class EvaluationReport(StageRecord):
             return [json.loads(line) for line in lines]
 
 
+class Broken(Record):
+    """A regression case to which a model gives another answer than it must."""
+
+    row: int
+    prompt: str
+    expected: str
+    answer: str
+
+
+class Challenge(StageRecord):
+    """Candidate and incumbent side by side: the champion, or the base where there is none.
+
+    Attributes:
+        incumbent: The incumbent's values on the rows of the report.
+        change: What the candidate has more, each with its interval, paired over the rows.
+        general: The loss of incumbent and candidate on the general rows.
+        cases: The regression cases.
+        broken: Those that the candidate breaks.
+        merge_fault: Why the candidate does not merge.
+        unlike: Why the champion cannot be compared with the candidate.
+    """
+
+    incumbent: dict[str, float]
+    change: dict[str, tuple[float, float, float]]
+    general: tuple[float, float] | None = None
+    cases: int = 0
+    broken: list[Broken] = Field(default_factory=list)
+    merge_fault: str | None = None
+    unlike: str | None = None
+
+
+class GateCheck(Record):
+    """One thing that a version had to prove, and how it did."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+class Verdict(Record):
+    """Whether a version may become the champion, and why.
+
+    `incumbent` is the version that it was compared with, by its number; none where it was the base.
+    """
+
+    incumbent: int | None
+    checks: list[GateCheck]
+
+    @property
+    def passed(self) -> bool:
+        """Whether it has proved all that was asked."""
+        return all(each.passed for each in self.checks)
+
+    @property
+    def reasons(self) -> str:
+        """What spoke against it, in one line."""
+        return "; ".join(each.detail for each in self.checks if not each.passed)
+
+
+class GateReport(StageRecord):
+    """What a version had to prove, and how it did."""
+
+    verdict: Verdict
+
+    @property
+    def markdown(self) -> Path:
+        """The report for people."""
+        return self.folder / "gate.md"
+
+
 class RegisteredVersion(StageRecord):
-    """One version in the registry; `folder` is the adapter that was registered."""
+    """One version in the registry; `folder` is what was registered."""
 
     model_name: str
     version: int
-    alias: str
+    aliases: list[str]
     uri: str
     run_id: str
+    gate: Verdict | None = None
+
+    @property
+    def ref(self) -> str:
+        """The name that tells it from every other version: NAME@NUMBER."""
+        return f"{self.model_name}@{self.version}"
 
 
 def new_id(kind: str) -> str:

@@ -20,7 +20,7 @@ from finetune_core.data.loading import Block, read_blocks
 from finetune_core.data.rows import to_conversation
 from finetune_core.data.source import TRAINING, find_sources
 from finetune_core.evaluation import metrics
-from finetune_core.evaluation.intervals import Estimate, Interval, intervals, values
+from finetune_core.evaluation.intervals import Estimate, Interval, estimate, intervals, values
 from finetune_core.evaluation.report import HEAD, compared, table
 from finetune_core.exceptions import EmptyDatasetError
 from finetune_core.models.tasks import (
@@ -29,12 +29,13 @@ from finetune_core.models.tasks import (
     label_names,
     task_of,
 )
-from finetune_core.types import Record, Task
+from finetune_core.types import OF_TOKENS, Record, Task
 
 if TYPE_CHECKING:
     import datasets
 
     from finetune_core.data.encode import RowEncoder
+    from finetune_core.evaluation.measuring import Question
 
 Rows = Dataset | DatasetConfig | str | Path  # rows in memory, or where they are
 
@@ -119,20 +120,14 @@ class BenchmarkRunner:
             InputError: The rows cannot be read, or they ask nothing that could be answered.
             EvaluationError: A metric does not run.
         """
-        from finetune_core.data.encode import make_encoder
-        from finetune_core.evaluation.evaluate import find_questions, measure_tokens
         from finetune_core.evaluation.generation import generate
+        from finetune_core.evaluation.measuring import find_questions, row_sums, token_statistic
 
         config, tokenizer, task = self._config, self._tokenizer, task_of(model)
-        labels = label_names(model.config.id2label) if task is Task.CLASSIFICATION else []
         wanted = default_metrics(task) if config.metrics is None else config.metrics
-        fitted = fit_tokenization(
-            self._tokenization, task, model.config.to_dict(), tokenizer.model_max_length
-        )
-        make = partial(make_encoder, tokenizer, fitted, task, labels)
-        tokens = _tokens(dataset, make, config.num_samples)
-        reads = any(metric in metrics.OF_TOKENS for metric in wanted)
-        answers = any(metric not in metrics.OF_TOKENS for metric in wanted)
+        labels, tokens = self._read(model, dataset)
+        reads = any(metric in OF_TOKENS for metric in wanted)
+        answers = any(metric not in OF_TOKENS for metric in wanted)
         questions = list(find_questions(tokens, tokenizer, task, labels)) if answers else []
         if answers and not questions:
             raise EmptyDatasetError(
@@ -150,7 +145,8 @@ class BenchmarkRunner:
         with _at_inference(model):
             known: dict[str, Estimate] = {}
             if reads:
-                known = measure_tokens(model, tokenizer, tokens, config.batch_size, progress)
+                sums = row_sums(model, tokenizer, tokens, config.batch_size, progress)
+                known = estimate(token_statistic(sums), len(sums))
             generated = generate(
                 model,
                 tokenizer,
@@ -167,6 +163,43 @@ class BenchmarkRunner:
             intervals=intervals(found),
             samples=len(questions) or len(tokens),
         )
+
+    def answer(self, model: Any, dataset: Rows) -> list[tuple[Question, str]]:
+        """A model's answers to the first `num_samples` rows, each with its question.
+
+        Args:
+            model: One of any task.
+            dataset: As `evaluate` takes it; raises so too.
+        """
+        from finetune_core.evaluation.generation import generate
+        from finetune_core.evaluation.measuring import find_questions
+
+        labels, tokens = self._read(model, dataset)
+        questions = list(find_questions(tokens, self._tokenizer, task_of(model), labels))
+        with _at_inference(model):
+            answers = generate(
+                model,
+                self._tokenizer,
+                [question.prompt for question in questions],
+                batch_size=self._config.batch_size,
+                max_new_tokens=self._config.generation_max_length,
+                on_progress=lambda rows: None,
+            )
+        return list(zip(questions, answers, strict=True))
+
+    def _read(
+        self, model: Any, dataset: Rows | datasets.Dataset
+    ) -> tuple[list[str], datasets.Dataset]:
+        """The labels that a model chooses from, and the rows as its tokens."""
+        from finetune_core.data.encode import make_encoder
+
+        task = task_of(model)
+        labels = label_names(model.config.id2label) if task is Task.CLASSIFICATION else []
+        fitted = fit_tokenization(
+            self._tokenization, task, model.config.to_dict(), self._tokenizer.model_max_length
+        )
+        make = partial(make_encoder, self._tokenizer, fitted, task, labels)
+        return labels, _tokens(dataset, make, self._config.num_samples)
 
     def run_comparison(
         self, base_model: Any, tuned_model: Any, dataset: Rows | datasets.Dataset

@@ -24,9 +24,7 @@ from finetune_core.exceptions import AdapterError, Fault, InvalidConfigError
 from finetune_core.models.merging import ADAPTER_CONFIG, base_of, read_adapter
 from finetune_core.models.source import find_model, tokenizer_folder
 from finetune_core.models.tasks import read_labels
-from finetune_core.types import EvaluationMetric, Record
-
-LESS_IS_BETTER = {EvaluationMetric.LOSS.value, EvaluationMetric.PERPLEXITY.value}
+from finetune_core.types import LESS_IS_BETTER, EvaluationMetric, Record
 
 
 class EvaluationResult(Record):

@@ -49,6 +49,37 @@ def estimate(statistic: Statistic, rows: int) -> dict[str, Estimate]:
     return estimates
 
 
+CHANGE = "change"
+"""What `compare` calls the values of the last model, less those of the first."""
+
+
+def compare(statistics: Mapping[str, Statistic], rows: int) -> dict[str, dict[str, Estimate]]:
+    """Computes the values of several models on the same rows, and `change`.
+
+    The change is computed on the same resamples as the values that it is between, so it is surer
+    than they are: what makes a row hard for one model mostly does so for the other.
+
+    Args:
+        statistics: Each model's, by its name.
+        rows: How many there are, one or more.
+
+    Returns:
+        Model → name of the value → estimate.
+    """
+    first, last = next(iter(statistics)), list(statistics)[-1]
+
+    def together(weights: Weights) -> dict[str, float]:
+        found = {model: statistic(weights) for model, statistic in statistics.items()}
+        found[CHANGE] = {name: found[last][name] - value for name, value in found[first].items()}
+        return {f"{model} {name}": v for model, each in found.items() for name, v in each.items()}
+
+    compared: dict[str, dict[str, Estimate]] = {}
+    for key, each in estimate(together, rows).items():
+        model, _, name = key.partition(" ")
+        compared.setdefault(model, {})[name] = each
+    return compared
+
+
 def mean(columns: Mapping[str, Sequence[float]]) -> Statistic:
     """The statistic of values that are means over the rows.
 

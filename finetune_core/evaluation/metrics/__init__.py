@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,7 @@ import numpy as np
 
 from finetune_core.evaluation.intervals import Estimate, Statistic, Weights, estimate
 from finetune_core.exceptions import EvaluationError, Fault, FineTuneError, InvalidConfigError
-from finetune_core.types import EvaluationMetric
-
-# What a model tells of the expected answers themselves, without generating any.
-OF_TOKENS = (
-    EvaluationMetric.LOSS,
-    EvaluationMetric.PERPLEXITY,
-    EvaluationMetric.TOKEN_ACCURACY,
-)
+from finetune_core.types import OF_TOKENS, EvaluationMetric
 
 # Which module computes a metric; one module may give several.
 MODULES = {
@@ -52,22 +46,48 @@ def compute(
         InvalidConfigError: There is no such file.
         EvaluationError: A module does not run on texts, gives no number, or a name twice.
     """
-    computed: dict[Path, dict[str, Estimate]] = {}
+    wanted = list(dict.fromkeys(metrics))
+    found = dict(known or {})
+    if any(each not in OF_TOKENS for each in wanted):
+        found |= estimate(statistic(wanted, predictions, references), len(references))
+    ours = {each.value for each in EvaluationMetric}
     estimates: dict[str, Estimate] = {}
-    for metric in dict.fromkeys(metrics):
-        if isinstance(metric, EvaluationMetric) and metric in OF_TOKENS:
-            estimates |= {metric.value: known[metric.value]} if known else {}
-            continue
-        file = find_module(metric)
-        if file not in computed:
-            computed[file] = _estimates(file, list(predictions), list(references))
-        found = computed[file]
-        if isinstance(metric, EvaluationMetric):
-            found = {metric.value: found[metric.value]}
-        if taken := estimates.keys() & found.keys():
-            raise EvaluationError(f"two metrics are called {', '.join(sorted(taken))}")
-        estimates |= found
+    for metric in wanted:
+        names = [metric.value] if isinstance(metric, EvaluationMetric) else found.keys() - ours
+        estimates |= {name: found[name] for name in found if name in names}
     return estimates
+
+
+def statistic(
+    metrics: Iterable[EvaluationMetric | str],
+    predictions: Sequence[str],
+    references: Sequence[str],
+) -> Statistic:
+    """All metrics on generated answers, of which resamples are drawn once; raises as `compute`.
+
+    Args:
+        metrics: As `compute` takes them; those of `OF_TOKENS` are passed over.
+        predictions: The generated answers.
+        references: The expected answers, in the same order.
+    """
+    files = {each: find_module(each) for each in metrics if each not in OF_TOKENS}
+    modules = {
+        file: _statistic(file, list(predictions), list(references)) for file in files.values()
+    }
+
+    def together(weights: Weights) -> dict[str, float]:
+        computed = {file: module(weights) for file, module in modules.items()}
+        values: dict[str, float] = {}
+        for metric, file in files.items():
+            found = computed[file]
+            if isinstance(metric, EvaluationMetric):
+                found = {metric.value: found[metric.value]}
+            if taken := values.keys() & found.keys():
+                raise EvaluationError(f"two metrics are called {', '.join(sorted(taken))}")
+            values |= found
+        return values
+
+    return together
 
 
 def check_modules(metrics: Iterable[EvaluationMetric | str]) -> None:
@@ -94,12 +114,14 @@ def find_module(metric: EvaluationMetric | str) -> Path:
     return Path(metric)
 
 
-def _estimates(file: Path, predictions: list[str], references: list[str]) -> dict[str, Estimate]:
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Says which module fails: it is code, and raises whatever it stumbles over."""
     try:
-        return estimate(_statistic(file, predictions, references), len(references))
+        yield
     except FineTuneError:
         raise
-    except Exception as error:  # a module is code: it raises whatever it stumbles over
+    except Exception as error:
         raise EvaluationError(
             f"the metric {file} fails: {type(error).__name__}: {error}",
             hint="It is given generated and expected answers, both as texts.",
@@ -111,16 +133,18 @@ def _statistic(file: Path, predictions: list[str], references: list[str]) -> Sta
 
     from finetune_core.evaluation.metrics.text_metric import TextMetric
 
-    module = evaluate.load(str(file))
-    if isinstance(module, TextMetric):
-        return module.statistic(predictions, references)
+    with _named(file):
+        module = evaluate.load(str(file))
+        if isinstance(module, TextMetric):
+            return module.statistic(predictions, references)
 
     def statistic(weights: Weights) -> dict[str, float]:
         drawn = np.repeat(np.arange(len(weights)), weights)
-        found: Mapping[str, Any] = module.compute(
-            predictions=[predictions[row] for row in drawn],
-            references=[references[row] for row in drawn],
-        )
+        with _named(file):
+            found: Mapping[str, Any] = module.compute(
+                predictions=[predictions[row] for row in drawn],
+                references=[references[row] for row in drawn],
+            )
         numbers = {name: float(value) for name, value in found.items() if isinstance(value, Real)}
         if not numbers:
             raise EvaluationError(f"the metric {file} gives no number, but {sorted(found)}")
