@@ -17,6 +17,11 @@
     │   ├── AdapterError
     │   ├── JobNotFoundError
     │   ├── IncompatibleCheckpointError
+    │   ├── NoPreviousError
+    │   ├── IrreproducibleError
+    │   ├── NothingToRetrainError
+    │   ├── UploadError
+    │   ├── ExportError
     │   └── OutputError
     ├── JobInterruptedError           exit code 130
     │   ├── JobHandedBackError
@@ -33,6 +38,7 @@
     ├── ChildDiedError
     │   └── ChildSilentError
     ├── DamagedFolderError
+    ├── UnverifiedError
     └── HubError
         ├── HubUnavailableError
         └── VersionNotFoundError
@@ -250,6 +256,30 @@ class HubUnavailableError(HubError):
 
 class VersionNotFoundError(HubError):
     """The hub has no such model or version."""
+
+
+class NoPreviousError(InputError):
+    """A model had no champion before the one that it has."""
+
+
+class IrreproducibleError(InputError):
+    """What a version was made of is not here, or not as it was."""
+
+
+class NothingToRetrainError(InputError):
+    """No registered version says how to train it anew."""
+
+
+class UnverifiedError(FineTuneError):
+    """A version is not what its card says."""
+
+
+class UploadError(InputError):
+    """A model cannot be uploaded as it is, or its repository may not be written."""
+
+
+class ExportError(InputError):
+    """A model is none that the asked format can hold."""
 
 
 def error_from_dict(fields: Mapping[str, Any]) -> FineTuneError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_core.child import Event, EventFile
-from finetune_core.types import CleanData, Job, StageRecord, TokenizedData
+from finetune_core.types import CleanData, Job, StageRecord, TokenizedData, Verdict
 
 METRICS = ("step", "validation")
 CUT = ("too_long",)  # a rule that drops a row, or where it is told so, makes it shorter
@@ -40,7 +40,7 @@ class JobEvents:
 
     def stage_ended(self, verb: str, record: StageRecord, summary: str) -> None:
         """Says what came of a stage, and warns of what the data lost in it."""
-        facts = record.model_dump(mode="json", exclude={"folder"})
+        facts = record.model_dump(mode="json", exclude={"folder", "gate"})
         self.say("stage_ended", f"{verb}: {summary}", stage=verb, **facts)
         if isinstance(record, CleanData):
             for warning in record.warnings:
@@ -51,6 +51,11 @@ class JobEvents:
             for rule in CUT:
                 if rows := record.changed_by_rule.get(rule, 0):
                     self.warn("rows_cut", f"{rows:,} rows cut by {rule}", rule=rule, rows=rows)
+
+    def judged(self, verdict: Verdict, ref: str) -> None:
+        """Says which way the gate went for a version."""
+        way = "has passed" if verdict.passed else "has not passed"
+        self.say("gate", f"{ref} {way} the gate", **verdict.model_dump(mode="json"))
 
     def hear(self, event: Event) -> None:
         """Adds what a stage's child process says, where it is of interest for the job."""

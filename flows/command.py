@@ -30,6 +30,7 @@ from finetune_core.exceptions import (
     JobInterruptedError,
 )
 from finetune_core.hub.card import JobResult
+from finetune_core.hub.gate import check_gate
 from finetune_core.jobs import check_writable, find_config, jobs_folder
 from finetune_core.models.tasks import find_tokenization
 from finetune_core.storage import from_here
@@ -246,6 +247,7 @@ def _check(config: PipelineConfig, organization: str) -> None:
             find_files(Path(path))
     find_tokenization(config.tokenization, config.model)
     check_modules(config.evaluation.metrics or ())
+    check_gate(config.registry.gate)
     check_writable(jobs_folder(organization, config.training.output_dir))
 
 
@@ -287,6 +289,8 @@ def _summary(result: JobResult, seconds: float) -> dict[str, Any]:
         "run_id": result.registered.run_id,
         "model_name": result.registered.model_name,
         "model_version": result.registered.version,
+        "ref": result.registered.ref,
+        "aliases": result.registered.aliases,
         "adapter_dir": str(result.chosen.folder),
         "metrics": result.report.tuned,
         "base_metrics": result.report.base,
@@ -318,5 +322,7 @@ def _print_table(result: JobResult, seconds: float) -> None:
     version = result.registered
     console.print(f"job         {result.job.id}, {seconds:.0f} s")
     console.print(f"adapter     {from_here(result.chosen.folder)}")
-    console.print(f"registered  {version.model_name}@{version.version} as {version.alias}")
+    console.print(f"registered  {version.ref} as {' and '.join(version.aliases)}")
+    for check in version.gate.checks if version.gate else ():
+        console.print(f"gate        {'passed' if check.passed else 'failed'}: {check.detail}")
     console.print(f"compare     {open_hub(result.job.organization).look()}")

@@ -6,6 +6,7 @@ from prefect import flow
 
 from finetune_core.config import PipelineConfig
 from finetune_core.hub.card import Card, JobResult
+from finetune_core.hub.gate import check_gate
 from flows.job import running_job
 from tasks.choose_checkpoint import choose_checkpoint
 from tasks.evaluate_model import evaluate_model
@@ -35,6 +36,7 @@ def finetune(
     """
     with running_job(config, organization, job_id) as running:
         job = running.job
+        check_gate(config.registry.gate)
         clean = sanitize_data(job, config)
         tokens = tokenize_data(job, config, clean)
         trained = train_model(job, config, tokens, force)

@@ -160,7 +160,7 @@ def _working(
                 job,
                 "succeeded",
                 registered=result.registered.model_dump(
-                    mode="json", exclude={"folder", "seconds", "cached"}
+                    mode="json", exclude={"folder", "seconds", "cached", "gate"}
                 ),
                 trained_tokens=result.trained.trained_tokens,
                 metrics=result.report.tuned,

@@ -31,7 +31,15 @@ from finetune_core.exceptions import (
     InvalidConfigError,
     MissingConfigError,
 )
-from finetune_core.types import DatasetFormat, DatasetSource, Strategy, Template, TrainingMethod
+from finetune_core.types import (
+    GATE_ALIASES,
+    OF_TOKENS,
+    DatasetFormat,
+    DatasetSource,
+    Strategy,
+    Template,
+    TrainingMethod,
+)
 
 INCOMPATIBLE = "incompatible"
 # Ten times as fast where PyYAML came with its C part.
@@ -219,6 +227,23 @@ def _exclusions(sections: Mapping[str, Section]) -> list[Fault]:
     if isinstance(training, TrainingConfig):
         faults += _batch_exclusions(training)
         faults += _method_exclusions(training, sections)
+    registry, evaluation = sections.get("registry"), sections.get("evaluation")
+    if isinstance(registry, RegistryConfig) and registry.gate.enabled:
+        faults += _gate_exclusions(registry, evaluation)
+    return faults
+
+
+def _gate_exclusions(registry: RegistryConfig, evaluation: Section | None) -> list[Fault]:
+    """What the gate could not judge by, and aliases that it alone moves."""
+    faults = []
+    if registry.alias in GATE_ALIASES:
+        problem = f"{registry.alias} is given by the gate; to give it unproved, disable that"
+        faults.append(Fault("registry.alias", problem))
+    metric = registry.gate.metric
+    measured = evaluation.metrics if isinstance(evaluation, EvaluationConfig) else None
+    if metric not in OF_TOKENS and measured is not None and metric not in measured:
+        name = str(getattr(metric, "value", metric))
+        faults.append(Fault("registry.gate.metric", f"{name} is not among evaluation.metrics"))
     return faults
 
 

@@ -287,6 +287,38 @@ class EvaluationConfig(Section):
     """Tokens that an answer may have."""
 
 
+class GateConfig(Section):
+    """What a version must prove before it becomes the champion, on rows that neither has learned.
+
+    It is compared with the champion, or with its base where there is none yet; a tie loses.
+    """
+
+    enabled: bool = True
+    """Whether versions become champion or challenger by proof; without, only by hand."""
+
+    metric: EvaluationMetric | MetricFile = setting("gate.metric")
+    """By which it must be better: one that the evaluation measures."""
+
+    direction: Literal["auto", "lower", "higher"] = "auto"
+    """What is better; auto is lower for loss and perplexity, else higher."""
+
+    min_gain: float = setting("gate.min_gain")
+    """The gain that it must have: the whole 95 % interval of the gain lies above it, paired over
+    the rows."""
+
+    general_path: Name | None = None
+    """A file of rows of other things, which must not be forgotten."""
+
+    max_forgetting: float = setting("gate.max_forgetting")
+    """How much the loss on these rows may rise, in nats a token."""
+
+    regression_path: Name | None = None
+    """A file of prompts with expected answers, each of which it must give."""
+
+    check_merge: bool = setting("gate.check_merge")
+    """Whether an adapter must also merge into its base and answer as before."""
+
+
 class RegistryConfig(Section):
     """How the result is registered."""
 
@@ -295,3 +327,9 @@ class RegistryConfig(Section):
 
     alias: Alias = setting("registry.alias")
     """The alias that is put on the new version."""
+
+    domain: Name | None = None
+    """What it is for, in a word: the hub's tree is ordered by it."""
+
+    gate: GateConfig = Field(default_factory=GateConfig)
+    """What it must prove before it becomes the champion."""

@@ -10,9 +10,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 LIBRARY_DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # A job without a server starts one of its own, on a busy machine not in Prefect's 20 s.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_CONFIGURE_LOGGING": "false",  # or its lines reach the terminal past our handlers
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # One default MLflow call to a dead server blocks for 246 s.
@@ -63,6 +66,13 @@ class Settings(BaseSettings):
 
     mlflow_workspaces: bool = False
     """Whether an organisation has a workspace and a user of its own on that server."""
+
+    signing_key: Path | None = None
+    """A file with the Ed25519 key, as PEM, that signs what is registered; only its owner reads
+    it."""
+
+    verify_key: Path | None = None
+    """A file with the public key that signatures must be of; without it, that of our own key."""
 
     def organization_folder(self, organization: str) -> Path:
         """The folder of one organisation: its cache and its jobs, and nobody else's."""

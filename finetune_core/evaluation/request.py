@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finetune_core.config.sections import EvaluationConfig, ModelConfig
-from finetune_core.types import ChosenCheckpoint, Record, TokenizedData, TrainingMethod
+from finetune_core.config.sections import (
+    EvaluationConfig,
+    GateConfig,
+    ModelConfig,
+    TokenizationConfig,
+)
+from finetune_core.types import (
+    ChosenCheckpoint,
+    EvaluationReport,
+    Record,
+    TokenizedData,
+    TrainingMethod,
+)
 
 
 class EvaluateRequest(Record):
@@ -20,3 +31,19 @@ class EvaluateRequest(Record):
     method: TrainingMethod = TrainingMethod.LORA
     evaluation: EvaluationConfig
     output: Path
+
+
+class ChallengeRequest(EvaluateRequest):
+    """What a challenge needs: `report` is of the candidate, `champion` the folder of who is now."""
+
+    report: EvaluationReport
+    champion: Path | None
+    gate: GateConfig
+    tokenization: TokenizationConfig
+
+    @property
+    def has_to_run(self) -> bool:
+        """Whether there is more to measure than the report says: else base and tuned will do."""
+        gate = self.gate
+        extra = gate.general_path or gate.regression_path or gate.check_merge
+        return bool(self.champion or extra)

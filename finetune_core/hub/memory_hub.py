@@ -49,9 +49,18 @@ class MemoryHub:
         self.runs[run_id] = MemoryRun(name, dict(tags))
         return run_id
 
+    def find_run(self, tag: str, value: str) -> str | None:
+        """Looks through the runs."""
+        self._answer()
+        return next((name for name, run in self.runs.items() if run.tags.get(tag) == value), None)
+
     def end_run(self, run_id: str, status: str) -> None:
         """Closes a run."""
         self._run(run_id).status = status
+
+    def tag_run(self, run_id: str, name: str, value: str) -> None:
+        """Changes a tag."""
+        self._run(run_id).tags[name] = value
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         """Adds params; another value for one that is there is refused."""
@@ -129,6 +138,23 @@ class MemoryHub:
                 return each._replace(aliases=aliases)
         raise VersionNotFoundError(f"there is no version {version} of {model_name}")
 
+    def set_alias(self, version: Version, alias: str) -> None:
+        """Points an alias to a version."""
+        number = self.get(version.model_name, version.version).version
+        self._aliases[version.model_name, alias] = number
+
+    def drop_alias(self, model_name: str, alias: str) -> None:
+        """Forgets an alias."""
+        self._answer()
+        self._aliases.pop((model_name, alias), None)
+
+    def tag(self, version: Version, name: str, value: str | None) -> None:
+        """Changes a tag."""
+        tags = self.get(version.model_name, version.version).tags
+        tags.pop(name, None)
+        if value is not None:
+            tags[name] = value
+
     def delete(self, model_name: str, version: int | None = None) -> None:
         """Forgets a version, or a model."""
         self._answer()
@@ -144,16 +170,26 @@ class MemoryHub:
             if name == model_name and version in (None, number):
                 del self._aliases[name, alias]
 
+    def fetch(self, version: Version, file: str, folder: Path) -> Path:
+        """Copies the file."""
+        source = self._folder(version) / file
+        if not source.is_file():
+            raise VersionNotFoundError(f"{version.ref} has no file {file}")
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.copy2(source, folder))
+
     def download(self, version: Version, folder: Path) -> Path:
         """Copies the folder."""
+        shutil.copytree(self._folder(version), folder, dirs_exist_ok=True)
+        return folder
+
+    def _folder(self, version: Version) -> Path:
         self.get(version.model_name, version.version)
-        source = next(
+        return next(
             path
             for each, path in self._versions[version.model_name]
             if each.version == version.version
         )
-        shutil.copytree(source, folder, dirs_exist_ok=True)
-        return folder
 
     def _answer(self) -> None:
         if self.away:

@@ -146,10 +146,26 @@ class MlflowHub:
             run = self._client.create_run(self._experiment_id(), run_name=name, tags=dict(tags))
         return str(run.info.run_id)
 
+    def find_run(self, tag: str, value: str) -> str | None:
+        """Searches the organisation's experiment."""
+        with _translated():
+            found = self._client.search_runs(
+                [self._experiment_id()],
+                f"tags.{tag} = {json.dumps(value)}",
+                max_results=1,
+                order_by=["attributes.start_time ASC"],
+            )
+        return str(found[0].info.run_id) if found else None
+
     def end_run(self, run_id: str, status: str) -> None:
         """Closes a run."""
         with _translated():
             self._client.set_terminated(run_id, status)
+
+    def tag_run(self, run_id: str, name: str, value: str) -> None:
+        """Changes a tag."""
+        with _translated():
+            self._client.set_tag(run_id, name, value)
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         """Adds params, a hundred a call."""
@@ -276,6 +292,25 @@ class MlflowHub:
                 raise
             raise VersionNotFoundError(f"the hub has no {model_name}@{version}") from None
 
+    def set_alias(self, version: Version, alias: str) -> None:
+        """Points an alias to a version."""
+        with _translated():
+            self._client.set_registered_model_alias(version.model_name, alias, str(version.version))
+
+    def drop_alias(self, model_name: str, alias: str) -> None:
+        """Forgets an alias."""
+        with _translated():
+            self._client.delete_registered_model_alias(model_name, alias)
+
+    def tag(self, version: Version, name: str, value: str | None) -> None:
+        """Changes a tag."""
+        number = str(version.version)
+        with _translated():
+            if value is not None:
+                self._client.set_model_version_tag(version.model_name, number, name, value)
+            elif name in version.tags:
+                self._client.delete_model_version_tag(version.model_name, number, name)
+
     def delete(self, model_name: str, version: int | None = None) -> None:
         """Forgets a version, or a model with all that it has."""
         with _translated():
@@ -284,15 +319,27 @@ class MlflowHub:
             else:
                 self._client.delete_model_version(model_name, str(version))
 
+    def fetch(self, version: Version, file: str, folder: Path) -> Path:
+        """Fetches one file of a version."""
+        try:
+            return self._fetch(version, folder, f"/{file}")
+        except (HubError, OSError) as error:
+            if isinstance(error, HubUnavailableError):
+                raise
+            raise VersionNotFoundError(f"{version.ref} has no file {file}") from error
+
     def download(self, version: Version, folder: Path) -> Path:
         """Fetches a version's files."""
+        return self._fetch(version, folder)
+
+    def _fetch(self, version: Version, folder: Path, below: str = "") -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with _translated():
             uri = self._client.get_model_version_download_uri(
                 version.model_name, str(version.version)
             )
             path = mlflow.artifacts.download_artifacts(
-                uri, dst_path=str(folder), tracking_uri=self._uri
+                f"{uri}{below}", dst_path=str(folder), tracking_uri=self._uri
             )
         return Path(path)
 

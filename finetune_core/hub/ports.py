@@ -7,6 +7,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+PARENT_RUN = "mlflow.parentRunId"  # a tag of a run: below which other it is shown
+
+
+DELETED = "deleted_at"  # a tag: since when a version is deleted, in seconds since 1970
+
 
 class Point(NamedTuple):
     """One value of a metric."""
@@ -39,6 +44,11 @@ class Version(NamedTuple):
     created_at: int = 0  # seconds since 1970
 
     @property
+    def is_deleted(self) -> bool:
+        """Whether it is hidden until it is undeleted or purged."""
+        return DELETED in self.tags
+
+    @property
     def ref(self) -> str:
         """The name that tells it from every other version: NAME@NUMBER."""
         return f"{self.model_name}@{self.version}"
@@ -53,8 +63,14 @@ class Hub(Protocol):
     def start_run(self, name: str, tags: Mapping[str, str]) -> str:
         """Opens a run and gives its id."""
 
+    def find_run(self, tag: str, value: str) -> str | None:
+        """The id of the first run with a tag of that value, if there is one."""
+
     def end_run(self, run_id: str, status: str) -> None:
         """Closes a run as FINISHED, FAILED or KILLED."""
+
+    def tag_run(self, run_id: str, name: str, value: str) -> None:
+        """Gives a tag of a run a value."""
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         """Adds params, each once and for good."""
@@ -92,11 +108,27 @@ class Hub(Protocol):
             VersionNotFoundError: There is none.
         """
 
+    def set_alias(self, version: Version, alias: str) -> None:
+        """Has an alias point to a version, wherever it pointed before."""
+
+    def drop_alias(self, model_name: str, alias: str) -> None:
+        """Forgets an alias; one that is not there is forgotten already."""
+
+    def tag(self, version: Version, name: str, value: str | None) -> None:
+        """Gives a tag of a version a value; without one, forgets the tag."""
+
     def delete(self, model_name: str, version: int | None = None) -> None:
         """Forgets a version, or a model with all that it has. A version's number is not reused.
 
         Raises:
             VersionNotFoundError: There is none.
+        """
+
+    def fetch(self, version: Version, file: str, folder: Path) -> Path:
+        """Fetches one file of a version into a folder and gives where it lies.
+
+        Raises:
+            VersionNotFoundError: The version has no such file.
         """
 
     def download(self, version: Version, folder: Path) -> Path:

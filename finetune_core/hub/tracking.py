@@ -11,7 +11,7 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import ClassVar
@@ -29,6 +29,7 @@ from finetune_core.types import (
     CleanData,
     DatasetSource,
     EvaluationReport,
+    GateReport,
     Job,
     TokenizedData,
     TrainedCheckpoints,
@@ -75,10 +76,20 @@ class Tracking:
         Raises:
             HubUnavailableError: The hub is away.
         """
+        return self.open_run(self._job.name, {})
+
+    def open_run(self, name: str, tags: Mapping[str, str]) -> str:
+        """The job's run; where it has none yet, one of that name is opened, with these tags too.
+
+        Raises:
+            HubUnavailableError: The hub is away.
+        """
         file = self._memory / "run_id"
         if not file.exists():
-            tags = {"job_id": self._job.id, "organization": self._job.organization}
-            write_json(file, self._hub.start_run(self._job.name, tags))
+            own = {"job_id": self._job.id, "organization": self._job.organization}
+            # A process may have opened one, and been killed before it wrote that down.
+            known = self._hub.find_run("job_id", self._job.id)
+            write_json(file, known or self._hub.start_run(name, {**own, **tags}))
         return str(json.loads(file.read_text()))
 
     def tell_config(self, config: PipelineConfig) -> None:
@@ -163,6 +174,15 @@ class Tracking:
             self._hub.log_points(run_id, self._points({**values, **report.tuned}))
 
         self._once("report", tell)
+
+    def tell_gate(self, gate: GateReport) -> None:
+        """Logs the gate's report, and 1 or 0 for whether it was passed."""
+
+        def tell(run_id: str) -> None:
+            self._hub.log_file(run_id, gate.markdown)
+            self._hub.log_points(run_id, self._points({"gate_passed": float(gate.verdict.passed)}))
+
+        self._once("gate", tell)
 
     def end(self, status: str) -> None:
         """Closes the run as FINISHED, FAILED or KILLED, the job's events kept with it."""

@@ -128,6 +128,16 @@ class TestHub:
     def test_two_runs_of_a_name_are_two(self, hub, run_id):
         assert hub.start_run("a run", {}) != run_id
 
+    def test_a_run_is_found_by_a_tag(self, hub):
+        first = hub.start_run("a run", {"job_id": "ftjob-found"})
+        hub.start_run("a run", {"job_id": "ftjob-other"})
+        assert hub.find_run("job_id", "ftjob-found") == first
+        assert hub.find_run("job_id", "ftjob-nobody") is None
+
+    def test_a_run_gets_another_tag(self, hub, place, run_id):
+        hub.tag_run(run_id, "pruned", "true")
+        assert place.see(run_id).tags["pruned"] == "true"
+
     def test_params_are_kept_as_text(self, hub, place, run_id):
         hub.log_params(run_id, {"rate": 0.5, "none": None, "list": ["a"]})
         assert place.see(run_id).params == {"rate": "0.5", "none": "None", "list": "['a']"}

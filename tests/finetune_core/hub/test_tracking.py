@@ -335,9 +335,9 @@ def test_a_hub_that_is_away_is_left_in_peace_for_a_while(job, train, trained):
     class Counting(MemoryHub):
         asked = 0
 
-        def start_run(self, name, tags):
+        def find_run(self, tag, value):
             self.asked += 1
-            return super().start_run(name, tags)
+            return super().find_run(tag, value)
 
     hub = Counting()
     hub.away = True
@@ -345,3 +345,12 @@ def test_a_hub_that_is_away_is_left_in_peace_for_a_while(job, train, trained):
     for _ in range(3):  # each stage makes a tracking of its own
         Tracking(hub, job).tell_training(trained)
     assert hub.asked == 1
+
+
+def test_a_run_whose_id_was_not_written_down_is_found_again(job):
+    """As where a machine is lost between the two."""
+    hub = MemoryHub()
+    first = Tracking(hub, job).run_id()
+    (job.folder / "tracking" / "run_id").unlink()
+    assert Tracking(hub, job).run_id() == first
+    assert len(hub.runs) == 1
