@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from finetune_core.exceptions import DamagedFolderError
+from finetune_core.exceptions import DamagedFolderError, OutputError
 from finetune_core.types import StageRecord
 
 MANIFEST = "manifest.json"
@@ -67,6 +67,16 @@ def from_here(path: Path) -> Path:
 def bytes_in(folder: Path) -> int:
     """The bytes of a folder's files; of one that is not there, none."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def check_free(folder: Path) -> None:
+    """Refuses a folder that has something in it already.
+
+    Raises:
+        OutputError: It has, or it is a file.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise OutputError(f"{folder} is there already", hint="Name a folder that is not.")
 
 
 def free_bytes(folder: Path) -> int:

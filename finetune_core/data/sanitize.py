@@ -97,6 +97,12 @@ class SanitizeRequest(Record):
         }
 
     @property
+    def source_digest(self) -> str:
+        """The sha256 of the training file, or of the digests of several."""
+        training = self.digests[TRAINING]
+        return training[0][1] if len(training) == 1 else digest_json(training)
+
+    @property
     def folder(self) -> Path:
         """The folder of the result, named by the digest of all that goes into it."""
         unread = {"path", "validation_path", "evaluation_path"}
@@ -148,10 +154,9 @@ class _Sanitizing:
         rows = self._deal(judged)
         judged.unlink()
         self._check_enough(rows)
-        training = self._request.digests[TRAINING]
         return CleanData(
             folder=self._folder,
-            source_digest=training[0][1] if len(training) == 1 else digest_json(training),
+            source_digest=self._request.source_digest,
             digest=self._request.folder.name,
             format=self._format,
             **{f"{split}_rows": count for split, count in rows.items()},

@@ -21,13 +21,17 @@ from finetune_core.exceptions import (
     AdapterError,
     DatasetFormatError,
     ModelNotFoundError,
-    OutputError,
     ParityError,
 )
 from finetune_core.models.loading import fit_vocabulary, load_as_stored
-from finetune_core.models.source import find_model, tokenizer_folder
+from finetune_core.models.source import (
+    digest_files,
+    digest_weights,
+    find_model,
+    tokenizer_folder,
+)
 from finetune_core.models.tasks import find_task, read_labels, task_named, task_of
-from finetune_core.storage import digest_file, digest_json, new_folder, write_json
+from finetune_core.storage import check_free, new_folder, write_json
 from finetune_core.types import Record, Task, Template
 
 if TYPE_CHECKING:
@@ -142,16 +146,6 @@ def base_of(adapter: Mapping[str, Any]) -> ModelConfig:
     )
 
 
-def check_free(folder: Path) -> None:
-    """Refuses a folder that has something in it already.
-
-    Raises:
-        OutputError: It has, or it is a file.
-    """
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise OutputError(f"{folder} is there already", hint="Name a folder that is not.")
-
-
 def logits(model: Any, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
     """The logits of the prompts, float32.
 
@@ -248,9 +242,9 @@ def _write(request: MergeRequest, base: ModelConfig, folder: Path, emit: Emit) -
     return MergeReport(
         output=request.output,
         base=base.name,
-        base_digest=_digest(find_model(base), ("config.json", "*.safetensors", "*.bin")),
+        base_digest=digest_weights(base),
         adapter=request.adapter,
-        adapter_digest=_digest(request.adapter, ("adapter_*",)),
+        adapter_digest=digest_files(request.adapter, ("adapter_*",)),
         dtype=str(dtype).removeprefix("torch."),
         parameters=merged.num_parameters(),
         prompts=len(prompts),
@@ -348,9 +342,3 @@ def _prompts(tokenizer: Any, task: Task, file: Path | None) -> Iterator[list[int
         except RowFault as fault:
             raise DatasetFormatError(f"{file}, row {row.number}: {fault}") from None
         yield encode(conversation.messages)
-
-
-def _digest(folder: Path, patterns: Sequence[str]) -> str:
-    """The sha256 over the names and contents of some of a folder's files."""
-    files = sorted(file for pattern in patterns for file in folder.glob(pattern))
-    return digest_json({file.name: digest_file(file) for file in files})

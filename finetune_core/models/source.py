@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from finetune_core.config.sections import ModelConfig
@@ -68,3 +69,15 @@ def digest_tokenizer(folder: Path) -> str:
     """The sha256 over a model's tokenizer files, the chat template among them."""
     files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     return digest_json({path.name: digest_file(path) for path in files})
+
+
+def digest_weights(config: ModelConfig) -> str:
+    """The sha256 over a model's config and weights; raises as `find_model`."""
+    folder = find_model(config)
+    return digest_files(folder, ("config.json", "*.safetensors", "*.bin"))
+
+
+def digest_files(folder: Path, patterns: Sequence[str]) -> str:
+    """The sha256 over the names and contents of some of a folder's files."""
+    files = sorted(file for pattern in patterns for file in folder.glob(pattern))
+    return digest_json({file.name: digest_file(file) for file in files})
