@@ -1,6 +1,9 @@
-"""The retrain flow: the same config on the data as it is now, as a new job."""
+"""The retrain flow: a registered model's own card, run again on the data as it is now."""
 
 from __future__ import annotations
+
+import tempfile
+from pathlib import Path
 
 from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
@@ -9,34 +12,124 @@ from prefect.client.schemas.objects import TERMINAL_STATES
 from prefect.deployments import run_deployment
 
 from finetune_core.config import PipelineConfig
-from finetune_core.jobs import model_name
-from finetune_core.types import new_job_id
+from finetune_core.data.changes import Changes
+from finetune_core.exceptions import Fault, MissingConfigError, NothingToRetrainError
+from finetune_core.hub import open_hub, promotion
+from finetune_core.hub.lineage import CARD, Lineage, read_lineage
+from finetune_core.hub.ports import Hub, Version
+from finetune_core.jobs import model_name, organization_folder
+from finetune_core.types import CHAMPION, Record, new_job_id
+from tasks.find_changes import find_changes
+
+
+class Retraining(Record):
+    """What came of a retraining.
+
+    Attributes:
+        model: The registered model's name.
+        since: The version that the data was compared with; none where there is none.
+        changes: The rows that came and went since; none where that is not known.
+        skipped: Why nothing was trained; none where something was.
+        job_id: The job that trains, or has trained.
+    """
+
+    model: str
+    since: str | None
+    changes: Changes | None
+    skipped: str | None = None
+    job_id: str | None = None
 
 
 @flow(name="retrain")
 def retrain(
-    config: PipelineConfig, organization: str = "local", deployment: str = "finetune/cpu"
-) -> str | None:
-    """Has a job fine-tune anew, for a schedule to run: the data may have changed.
+    model: str | None = None,
+    config: PipelineConfig | None = None,
+    organization: str = "local",
+    deployment: str | None = "finetune/cpu",
+    min_drift: float = 0.0,
+) -> Retraining:
+    """Trains a registered model anew, for a schedule to run, unless nothing has changed.
 
-    It only submits the job, which is a flow run like any other: it is paused, resumed and
-    cancelled as others are, and this one holds no worker meanwhile. Rows and tokens that are known
-    are found in the organisation's cache; the training is not skipped where nothing has changed.
+    The rows are compared one by one with those that the champion, or else the newest version, was
+    made from. The new version goes through the gate, so a worse one does not take over. With a
+    deployment this flow only submits the job, which is a flow run like any other, and ends.
 
     Args:
-        config: The base model, the data and how to train.
+        model: The registered model, whose card says how it is trained.
+        config: How to train in place of what the card says; also where nothing is registered yet.
         organization: Whose job it is: its files, its runs and its models lie apart.
-        deployment: The deployment that runs it, as `flow/deployment`.
+        deployment: The deployment that runs the job, as `flow/deployment`; none: it is run here.
+        min_drift: The share of rows that must have come or gone, 0 to 1.
 
-    Returns:
-        The id of the new job, whose model is a new version of the same name; none where the job
-        of the last time has not ended.
+    Raises:
+        MissingConfigError: Neither a model nor a config was given.
+        NothingToRetrainError: There is no such model, and no config.
     """
-    tags = [f"retrain:{model_name(config)}", f"org:{organization}"]
-    if unfinished := _unfinished(deployment, tags):
-        get_run_logger().warning("%s has not ended yet, so no other begins", unfinished)
-        return None
+    if config is None and model is None:
+        raise MissingConfigError([Fault("model", "is required, or config")])
+    name = model or model_name(config)  # type: ignore[arg-type]
+    hub = open_hub(organization)
+    version = _since(hub, name)
+    card = _card(hub, version) if version else None
+    if config is None:
+        if card is None:
+            raise NothingToRetrainError(
+                f"no version of {name} has a card that says how it is trained",
+                hint="Give a config for the first time.",
+            )
+        config = card.pipeline_config()
+    registry = config.registry.model_copy(update={"model_name": name})
+    config = config.model_copy(update={"registry": registry})
+    tags = [f"retrain:{name}", f"org:{organization}"]
+    found = Retraining(model=name, since=version.ref if version else None, changes=None)
+    if deployment and (unfinished := _unfinished(deployment, tags)):
+        return _skip(found, f"{unfinished} has not ended yet")
+    if version and card:
+        folder = organization_folder(organization) / "retrainings" / name
+        changes = find_changes(organization, config, version, folder)
+        found = found.model_copy(update={"changes": changes})
+        same = _settings(config) == _settings(card.pipeline_config())
+        if changes and same and not changes.added and not changes.removed:
+            return _skip(found, f"nothing has changed since {version.ref}")
+        if changes and same and changes.drift < min_drift:
+            drift = f"{changes.drift:.1%} of the rows have changed since {version.ref}"
+            return _skip(found, f"{drift}, less than {min_drift:.1%}")
     job_id = new_job_id()
+    if deployment:
+        _submit(deployment, config, organization, job_id, tags)
+    else:
+        from flows.finetune import finetune
+
+        finetune(config, organization, job_id)
+    return found.model_copy(update={"job_id": job_id})
+
+
+def _since(hub: Hub, name: str) -> Version | None:
+    """The version to compare with: the champion, or else the newest."""
+    known = (each for each in hub.versions(name) if not each.is_deleted)
+    return promotion.find(hub, name, CHAMPION) or next(known, None)
+
+
+def _card(hub: Hub, version: Version) -> Lineage:
+    with tempfile.TemporaryDirectory() as temporary:
+        return read_lineage(hub.fetch(version, CARD, Path(temporary)).parent)
+
+
+def _settings(config: PipelineConfig) -> dict[str, object]:
+    """What a training depends on."""
+    values = config.model_dump(mode="json", exclude={"registry": True})
+    values["training"].pop("output_dir")
+    return values
+
+
+def _skip(found: Retraining, why: str) -> Retraining:
+    get_run_logger().warning("%s is not trained anew: %s", found.model, why)
+    return found.model_copy(update={"skipped": why})
+
+
+def _submit(
+    deployment: str, config: PipelineConfig, organization: str, job_id: str, tags: list[str]
+) -> None:
     run_deployment(
         deployment,
         parameters={
@@ -50,7 +143,6 @@ def retrain(
         timeout=0,
         as_subflow=False,
     )
-    return job_id
 
 
 def _unfinished(deployment: str, tags: list[str]) -> str | None:
