@@ -24,7 +24,8 @@ def evaluate(
         typer.Option(
             "--model",
             "-m",
-            help="A model's or an adapter's folder, or an id on the hub; give several to compare.",
+            help="A model's or an adapter's folder, an id on the hub, or a registered version, "
+            "NAME@VERSION or NAME@ALIAS; give several to compare.",
         ),
     ],
     dataset: Annotated[
@@ -56,7 +57,10 @@ def evaluate(
     organization: options.Organization = "local",
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure models on a dataset, and rank them."""
+    """Measure models on a dataset, and rank them; with registered ones, MLflow keeps the table."""
+    registered = any("@" in each and not Path(each).exists() for each in model)
+    if registered:
+        import flows.evaluate_registered  # noqa: F401 - Prefect brings log lines: before they end
 
     def work() -> None:
         sections: dict[str, dict[str, Any]] = {
@@ -76,6 +80,14 @@ def evaluate(
             },
         }
         config = read_config(None, sections)
+        if registered:
+            from flows.evaluate_registered import evaluate_registered
+
+            result = evaluate_registered(
+                model, config.dataset, organization, config.evaluation, config.tokenization
+            )
+            _tell(result, config.dataset.path, as_json)
+            return
         request = CompareRequest(
             models=model,
             dataset=config.dataset,
@@ -91,12 +103,16 @@ def evaluate(
                 kind="evaluations",
                 terminal=terminal,
             )
-        if as_json:
-            sys.stdout.write(result.model_dump_json(indent=2) + "\n")
-        else:
-            _show(result, Path(config.dataset.path).name)
+        _tell(result, config.dataset.path, as_json)
 
     report_errors(work, as_json=as_json)
+
+
+def _tell(result: ComparisonResult, dataset: str, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(result.model_dump_json(indent=2) + "\n")
+    else:
+        _show(result, Path(dataset).name)
 
 
 def _show(result: ComparisonResult, dataset: str) -> None:

@@ -20,7 +20,9 @@ LOST_RUNS = {
         "match": {"prefect.resource.id": "prefect.flow-run.*"},
         "match_related": {
             "prefect.resource.role": "tag",
-            "prefect.resource.id": ["prefect.tag.finetune", "prefect.tag.retrain"],
+            "prefect.resource.id": [
+                f"prefect.tag.{each}" for each in ("finetune", "retrain", "sweep", "evaluate")
+            ],
         },
         "after": ["prefect.flow-run.heartbeat"],
         # Another heartbeat, or any change of its state: events are called by a state's name, which

@@ -62,11 +62,12 @@ def test_another_setting_restarts_only_what_it_concerns(running):
 def test_everything_in_prefect_yaml_is_deployed_as_it_says(running):
     with running.prefect() as prefect:
         found = {each["name"]: each for each in prefect._post("/deployments/filter")}
-    assert set(found) == {"cpu", "gpu", "nightly"}
     assert {name: each["work_pool_name"] for name, each in found.items()} == {
         "cpu": "cpu",
         "gpu": "gpu",
         "nightly": "cpu",
+        "sweep": "cpu",
+        "evaluate_registered": "cpu",
     }
     for each in found.values():
         assert each["enforce_parameter_schema"]
