@@ -23,6 +23,7 @@ from finetune_service.api.routes import (
     fine_tuning,
     health,
     hub,
+    hub_versions,
     mlflow_gateway,
     models,
     uploads,
@@ -37,6 +38,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     fine_tuning.router,
     models.router,
     hub.router,
+    hub_versions.router,
 )
 """The routes that need a key; each stands under /v1 and without it."""
 

@@ -20,6 +20,7 @@ from finetune_core.exceptions import (
     HubUnavailableError,
     InputError,
     JobNotFoundError,
+    UnverifiedError,
     VersionNotFoundError,
 )
 from finetune_service.exceptions import (
@@ -37,6 +38,7 @@ STATUSES: dict[type[FineTuneError], int] = {
     JobNotFoundError: 404,
     VersionNotFoundError: 404,
     ConflictError: 409,
+    UnverifiedError: 409,
     TooLargeError: 413,
     InputError: 400,
     HubUnavailableError: 503,

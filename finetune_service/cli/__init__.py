@@ -9,15 +9,20 @@ from finetune_service.cli import (
     backup,
     data,
     evaluate,
+    export,
     gc,
     hub,
+    hub_versions,
     job,
     join,
     merge,
     organizations,
     recommend,
+    retrain,
     spec,
     stack,
+    sweep,
+    upload,
     webhooks,
 )
 from flows.command import run
@@ -26,14 +31,20 @@ app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_e
 app.command("train")(run)
 app.command("evaluate")(evaluate.evaluate)
 app.command("merge")(merge.merge)
+app.command("sweep")(sweep.sweep)
+app.command("upload")(upload.upload)
+app.command("export")(export.export)
 app.command("join")(join.join)
 app.command("recommend")(recommend.recommend)
+app.command("retrain")(retrain.retrain)
 for command in (stack.up, stack.down, stack.status, stack.logs):
     app.command()(command)
 app.command()(gc.gc)
 app.command()(backup.backup)
 app.command()(backup.restore)
 app.add_typer(data.app, name="data")
+for verb in hub_versions.COMMANDS:
+    hub.hub.command()(verb)
 app.add_typer(hub.hub, name="hub")
 app.add_typer(job.job, name="job")
 organizations.org.add_typer(webhooks.app, name="webhook")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 from finetune_service.cli.organizations import when
@@ -18,7 +18,9 @@ from finetune_service.sdk.backend import Registry, open_registry
 from flows import options
 from flows.command import report_errors
 
-hub = typer.Typer(no_args_is_help=True, help="List, look at and delete models and adapters.")
+hub = typer.Typer(
+    no_args_is_help=True, help="The registered models: look, promote, verify, rebuild."
+)
 
 Name = Annotated[str, typer.Argument(help="NAME, NAME@VERSION or NAME@ALIAS.")]
 
@@ -32,20 +34,21 @@ def list_records(
     def work(catalog: Registry) -> None:
         models, adapters = list(catalog.models()), list(catalog.adapters())
         if as_json:
-            _print_json(
+            print_json(
                 {
                     "models": [each.model_dump() for each in models],
                     "adapters": [each.model_dump() for each in adapters],
                 }
             )
             return
-        table = Table("id", "kind", "base model", "dataset", "created", box=None)
+        table = Table("id", "kind", "base model", "dataset", "created", "aliases", box=None)
         for adapter in adapters:
-            made = when(adapter.created_at)
-            table.add_row(adapter.id, "adapter", adapter.model_id, adapter.dataset or "", made)
+            facts = adapter.model_id, adapter.dataset or "", when(adapter.created_at)
+            table.add_row(adapter.id, "adapter", *facts, ", ".join(adapter.aliases))
         for model in models:
-            table.add_row(model.id, f"{model.type} model", "", "", when(model.created_at))
-        _print(table)
+            facts = "", "", when(model.created_at)
+            table.add_row(model.id, f"{model.type} model", *facts, ", ".join(model.aliases))
+        print_text(table)
 
     _run(work, organization, as_json)
 
@@ -59,13 +62,13 @@ def get_record(
     def work(catalog: Registry) -> None:
         record = _either(catalog.adapter, catalog.model, name)
         if as_json:
-            _print_json(record.model_dump())
+            print_json(record.model_dump())
             return
         table = Table(box=None, show_header=False)
         facts = record.model_dump() | {"created_at": when(record.created_at)}
         for field, value in (facts | facts.pop("parameters", {})).items():
             table.add_row(field, str(value))
-        _print(table)
+        print_text(table)
 
     _run(work, organization, as_json)
 
@@ -88,9 +91,9 @@ def delete_record(
             name,
         )
         if as_json:
-            _print_json({"id": name, "deleted": True})
+            print_json({"id": name, "deleted": True})
         else:
-            _print(f"deleted {name}")
+            print_text(f"deleted {name}")
 
     _run(work, organization, as_json)
 
@@ -109,9 +112,11 @@ def _either(
         return model(name)
 
 
-def _print_json(value: dict[str, Any]) -> None:
+def print_json(value: dict[str, Any]) -> None:
+    """Prints what a machine reads."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
-def _print(shown: str | Table) -> None:
+def print_text(shown: RenderableType) -> None:
+    """Prints what a person reads."""
     Console(highlight=False, soft_wrap=True, markup=False).print(shown)

@@ -8,10 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from finetune_core.exceptions import HubError, HubUnavailableError, VersionNotFoundError
 from finetune_core.hub.ports import Hub, Version
 from finetune_core.types import Record
 from finetune_service.exceptions import ConflictError, InvalidValueError, NotFoundError
+from finetune_service.hub.versions import Versions
 
 # Tags and params that registering and tracking give (finetune_core.hub.card).
 BASE = "base_model"
@@ -21,13 +24,18 @@ SETTINGS = "training."
 
 
 class ModelRecord(Record):
-    """A whole model: a version that was trained as a whole, or a base that adapters are for."""
+    """A whole model: a version that was trained as a whole, or a base that adapters are for.
+
+    `ref` is `NAME@VERSION`; a base has none, for the registry refers to it and does not keep it.
+    """
 
     id: str
     name: str
     type: Literal["base", "fine-tuned"]
     origin: Literal["local", "remote"]
     created_at: int
+    ref: str | None = None
+    aliases: list[str] = Field(default_factory=list)
 
 
 class AdapterRecord(Record):
@@ -38,6 +46,8 @@ class AdapterRecord(Record):
     dataset: str | None
     created_at: int
     parameters: dict[str, Any]
+    ref: str
+    aliases: list[str]
 
 
 class Catalog:
@@ -54,6 +64,7 @@ class Catalog:
     def __init__(self, hub: Hub, base_names: Mapping[str, str] | None = None) -> None:
         self._hub = hub
         self._base_names = base_names or {}
+        self.versions = Versions(hub, self._base_names)
 
     def models(self, after: str | None = None) -> Iterator[ModelRecord]:
         """Whole models, the newest first, then the bases of everything.
@@ -61,7 +72,7 @@ class Catalog:
         Raises:
             InvalidValueError: `after` is none of them.
         """
-        versions = self._hub.versions()
+        versions = self._known()
         records = [_model(each) for each in versions if is_whole(each)]
         return iter(_behind(after, records + self._bases(versions), "Model"))
 
@@ -71,7 +82,7 @@ class Catalog:
         Raises:
             InvalidValueError: `after` is none of them.
         """
-        versions = [each for each in self._hub.versions() if not is_whole(each)]
+        versions = [each for each in self._known() if not is_whole(each)]
         known = {each.ref: each for each in versions}
         if after is not None and after not in known:
             raise InvalidValueError(f"No such Adapter object: {after}", param="after")
@@ -87,7 +98,7 @@ class Catalog:
         version = self._find(name)
         if version and is_whole(version):
             return _model(version)
-        for base in self._bases(self._hub.versions()):
+        for base in self._bases(self._known()):
             if base.id == name:
                 return base
         raise NotFoundError(f"there is no model {name}")
@@ -117,6 +128,8 @@ class Catalog:
     def delete_adapter(self, name: str, *, force: bool = False) -> AdapterRecord:
         """Deletes an adapter: one version by `NAME@VERSION`, all of a name by `NAME`.
 
+        What is deleted is hidden, and can be brought back: `Versions.undelete`.
+
         Raises:
             NotFoundError: There is none of that name.
             ConflictError: An alias points there, and nobody said that this does not matter.
@@ -125,21 +138,21 @@ class Catalog:
         self._delete(name, force)
         return record
 
+    def _known(self, model_name: str | None = None) -> list[Version]:
+        return [each for each in self._hub.versions(model_name) if not each.is_deleted]
+
     def _find(self, name: str) -> Version | None:
-        model, at, version = name.rpartition("@")
         try:
-            if at:
-                return self._hub.get(model, version)
-            return next(iter(self._hub.versions(name)), None)
+            return self.versions.find(name)
+        except NotFoundError:
+            return None
         except HubUnavailableError:
             raise
-        except HubError:  # not there, or no name that could be
+        except HubError:  # no name that could be
             return None
 
     def _delete(self, name: str, force: bool) -> None:
-        model, at, _ = name.rpartition("@")
-        version = self._find(name) if at else None
-        gone = [version] if version else self._hub.versions(name)
+        gone = [self.versions.find(name)] if "@" in name else self._known(name)
         pointing = sorted(alias for each in gone for alias in each.aliases)
         if pointing and not force:
             raise ConflictError(
@@ -147,8 +160,9 @@ class Catalog:
                 hint="Move the alias first, or delete with force=true.",
             )
         try:
-            self._hub.delete(model if at else name, version.version if version else None)
-        except VersionNotFoundError:  # somebody else was faster
+            for version in gone:
+                self.versions.delete(version)
+        except VersionNotFoundError:  # somebody has purged it in between
             raise NotFoundError(f"there is no {name}") from None
 
     def _adapter(self, version: Version) -> AdapterRecord:
@@ -171,6 +185,8 @@ class Catalog:
                 for name, text in params.items()
                 if name.startswith(SETTINGS)
             },
+            ref=version.ref,
+            aliases=sorted(version.aliases),
         )
 
     def _bases(self, versions: list[Version]) -> list[ModelRecord]:
@@ -203,6 +219,8 @@ def _model(version: Version) -> ModelRecord:
         type="fine-tuned",
         origin="local",
         created_at=version.created_at,
+        ref=version.ref,
+        aliases=sorted(version.aliases),
     )
 
 

@@ -12,7 +12,7 @@ from finetune_service.files import FileRecord, FileStore
 from finetune_service.files.records import FINE_TUNE
 from finetune_service.jobs.base_models import BaseModels
 from finetune_service.jobs.record import JobRecord
-from finetune_service.jobs.request import NewJob, build_config, resolved
+from finetune_service.jobs.request import NewJob, build_config, gate_files, resolved
 from finetune_service.jobs.store import JobStore
 
 KEY = "Idempotency-Key"
@@ -81,11 +81,16 @@ class Creation:
             validation = None
             if wanted.validation_file is not None:
                 validation = self._file("validation_file", wanted.validation_file)
+            gate = {
+                name: self._file(f"config.registry.gate.{name}", file_id)
+                for name, file_id in gate_files(wanted).items()
+            }
             config = build_config(
                 wanted,
                 base=base,
                 training=self._path(training),
                 validation=self._path(validation) if validation else None,
+                gate={name: self._path(each) for name, each in gate.items()},
             )
             if len(config.model_dump_json()) > CONFIG_BYTES:
                 raise InvalidValueError("config: is too large", param="config")
@@ -98,6 +103,7 @@ class Creation:
                 model=wanted.model,
                 training_file=training.id,
                 validation_file=validation.id if validation else None,
+                gate_files=tuple(each.id for each in gate.values()),
                 method=_method(wanted),
                 hyperparameters=resolved(wanted, config),
                 suffix=wanted.suffix,

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from finetune_core.exceptions import VersionNotFoundError
 from finetune_core.hub.ports import Hub
 from finetune_core.storage import MANIFEST, is_whole, read_manifest
+from finetune_core.types import GATE_ALIASES
 from finetune_service.exceptions import ConflictError, NotFoundError
 from finetune_service.jobs.record import JobRecord, Outcome
 from finetune_service.jobs.states import Status
@@ -87,20 +88,20 @@ class Models:
         """All files as one zip, made while it is sent; the manifest in it has their digests."""
         folder = self._package(model)
         names = [MANIFEST, *(file.name for file in self.files(model))]
-        return _zip([(name, folder / name) for name in names])
+        return zip_of([(name, folder / name) for name in names])
 
     def delete(self, model: Model, hub: Hub) -> None:
         """Forgets a model: its version in the registry and its files; the job stays.
 
         Raises:
-            ConflictError: An alias points there that is not the one that each new version gets.
+            ConflictError: An alias points there that no job gives by itself.
             HubUnavailableError: The registry is away.
         """
         version = model.outcome.registered
         if version:
             try:
                 found = hub.get(version.model_name, version.version)
-                pointing = sorted(set(found.aliases) - {version.alias})
+                pointing = sorted(set(found.aliases) - {*version.aliases, *GATE_ALIASES})
                 if pointing:
                     raise ConflictError(
                         f"{model.id} is what {' and '.join(pointing)} points to.",
@@ -148,8 +149,8 @@ class _Sink(io.RawIOBase):
         return taken
 
 
-def _zip(files: list[tuple[str, Path]]) -> Iterator[bytes]:
-    """A zip of files, stored as they are: weights do not shrink."""
+def zip_of(files: list[tuple[str, Path]]) -> Iterator[bytes]:
+    """A zip of files, by name and path, stored as they are: weights do not shrink."""
     sink = _Sink()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
         for name, path in files:

@@ -40,6 +40,7 @@ class JobRecord(_Kept):
     deployment: str | None = None
     training_file: str | None = None
     validation_file: str | None = None
+    gate_files: tuple[str, ...] = ()
     method: dict[str, Any] | None = None
     hyperparameters: dict[str, Any] = Field(default_factory=dict)
     suffix: str | None = None
@@ -48,6 +49,12 @@ class JobRecord(_Kept):
     metadata: dict[str, str] | None = None
     integrations: list[dict[str, Any]] | None = None
     idempotency_key: str | None = None
+
+    @property
+    def file_ids(self) -> tuple[str, ...]:
+        """The uploaded files that the job reads."""
+        files = self.training_file, self.validation_file, *self.gate_files
+        return tuple(each for each in files if each is not None)
 
     @property
     def is_prefects(self) -> bool:
@@ -83,7 +90,7 @@ class Registered(_Kept):
 
     model_name: str
     version: int
-    alias: str | None = None
+    aliases: tuple[str, ...] = ()
     uri: str | None = None
     run_id: str | None = None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import (
@@ -67,6 +67,7 @@ NOT_IN_CONFIG = {
 }  # fmt: skip
 
 
+GATE_FILES = ("general_path", "regression_path")  # which a request names by a file's id
 SECTIONS = sections(NOT_IN_CONFIG)
 TRAINING, LORA = (SECTIONS["properties"][name]["properties"] for name in ("training", "lora"))
 
@@ -261,8 +262,29 @@ class NewJob(_Asked):
                     yield prefix + name, name, value
 
 
+def gate_files(wanted: NewJob) -> dict[str, str]:
+    """The uploaded files by which a job's gate measures: the gate's field → the file's id.
+
+    Raises:
+        InvalidValueError: A field names something else.
+    """
+    gate = (wanted.config or {}).get("registry", {}).get("gate")
+    asked = gate if isinstance(gate, dict) else {}
+    found = {name: asked[name] for name in GATE_FILES if asked.get(name) is not None}
+    for name, value in found.items():
+        if not isinstance(value, str) or not value.startswith("file-"):
+            field = f"config.registry.gate.{name}"
+            raise InvalidValueError(f"{field}: must be the id of an uploaded file", param=field)
+    return found
+
+
 def build_config(
-    wanted: NewJob, *, base: str, training: str, validation: str | None
+    wanted: NewJob,
+    *,
+    base: str,
+    training: str,
+    validation: str | None,
+    gate: Mapping[str, str] | None = None,
 ) -> PipelineConfig:
     """The config that a request makes.
 
@@ -271,6 +293,7 @@ def build_config(
         base: What the config calls the base model.
         training: The path of the training file.
         validation: The path of the validation file.
+        gate: The paths of the gate's files, by its fields.
 
     Raises:
         InvalidValueError: Something is wrong, said of the field of the request that it came by.
@@ -296,6 +319,8 @@ def build_config(
         put(*SETTINGS[name], field, value)
     values.setdefault("model", {})["name"] = base
     values.setdefault("dataset", {}).update(path=training, validation_path=validation)
+    if gate:
+        values["registry"]["gate"] = {**values["registry"]["gate"], **gate}
     name = slug(wanted.suffix or "") or slug(wanted.model.rpartition("/")[2])
     values.setdefault("registry", {}).setdefault("model_name", name)
     try:
@@ -338,9 +363,13 @@ def _given_sections(wanted: NewJob) -> dict[str, dict[str, Any]]:
                 field = f"config.{section}.{name}"
                 raise InvalidValueError(f"{field}: cannot be set by a request", param=field)
     metrics = sections.get("evaluation", {}).get("metrics")
-    for metric in metrics if isinstance(metrics, list) else []:
-        if isinstance(metric, str) and metric.endswith(".py"):
-            field = "config.evaluation.metrics"
+    gate = sections.get("registry", {}).get("gate")
+    named = {
+        "config.evaluation.metrics": metrics if isinstance(metrics, list) else [],
+        "config.registry.gate.metric": [gate.get("metric")] if isinstance(gate, dict) else [],
+    }
+    for field, found in named.items():
+        if any(isinstance(each, str) and each.endswith(".py") for each in found):
             raise InvalidValueError(f"{field}: a request cannot name code", param=field)
     return sections
 

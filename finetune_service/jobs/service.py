@@ -74,10 +74,7 @@ class Jobs:
 
     def uses(self, organization: str, file_id: str) -> bool:
         """Whether a queued or running job needs a file."""
-        return any(
-            file_id in (record.training_file, record.validation_file)
-            for record in self.store.unfinished(organization)
-        )
+        return any(file_id in record.file_ids for record in self.store.unfinished(organization))
 
 
 class JobService:
@@ -389,7 +386,7 @@ class JobService:
 
     def _is_being_checked(self, record: JobRecord) -> bool:
         """Whether one of a job's files was uploaded so lately that its check has not ended."""
-        for file_id in (record.training_file, record.validation_file):
+        for file_id in record.file_ids:
             try:
                 if file_id and self._files.get(self.organization, file_id).status == "uploaded":
                     return True

@@ -5,9 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from itertools import islice, takewhile
+from pathlib import Path
 from typing import Any, Protocol
 
+from finetune_core.hub.lineage import Lineage
+from finetune_core.hub.verification import Verification
 from finetune_service.hub import AdapterRecord, ModelRecord
+from finetune_service.hub.versions import (
+    HistoryEntry,
+    TreeNode,
+    VersionComparison,
+    VersionRecord,
+)
 from finetune_service.jobs.states import Verb
 from finetune_service.sdk.records import JobEvent, JobInfo
 from finetune_service.sdk.request import JobRequest
@@ -66,6 +75,40 @@ class Registry(Protocol):
         """Deletes an adapter."""
 
 
+class VersionRegistry(Protocol):
+    """What can be done with registered versions; `finetune_service.hub.Versions` is one."""
+
+    def promote(self, ref: str) -> VersionRecord:
+        """Makes a version the champion."""
+
+    def rollback(self, model_name: str) -> VersionRecord:
+        """Makes the champion before this one the champion again."""
+
+    def history(self, model_name: str) -> list[HistoryEntry]:
+        """What happened to a model's versions, the last thing first."""
+
+    def undelete(self, ref: str) -> VersionRecord:
+        """Brings a deleted version back."""
+
+    def purge(self, ref: str) -> None:
+        """Forgets a deleted version for good."""
+
+    def compare(self, first: str, second: str) -> VersionComparison:
+        """Two versions beside each other."""
+
+    def tree(self) -> list[TreeNode]:
+        """The bases, and what was made of each."""
+
+    def card(self, ref: str) -> Lineage:
+        """A version's lineage card."""
+
+    def verify(self, ref: str) -> Verification:
+        """Recomputes every digest of a version's card."""
+
+    def download(self, ref: str, output: Path) -> Path:
+        """Fetches a version's files."""
+
+
 def open_backend(organization: str = "local") -> Backend:
     """Where jobs run, as the environment says.
 
@@ -94,6 +137,19 @@ def open_registry(organization: str = "local") -> Registry:
     from finetune_service.hub import Catalog
 
     return Catalog(open_hub(organization, settings))
+
+
+def open_versions(organization: str = "local") -> VersionRegistry:
+    """The hub's versions, as the environment says; raises and chooses as `open_backend`."""
+    settings = SdkSettings()
+    if settings.api_url:
+        from finetune_service.sdk.client import Client
+
+        return Client(settings.api_url, settings.api_key).hub.versions
+    from finetune_core.hub import open_hub
+    from finetune_service.hub import Versions
+
+    return Versions(open_hub(organization, settings))
 
 
 def follow(backend: Backend, job_id: str) -> Iterator[JobEvent]:

@@ -21,6 +21,7 @@ from finetune_service.sdk.exceptions import ApiError
 from finetune_service.sdk.records import FileInfo, JobEvent, JobInfo, ModelInfo, moment
 from finetune_service.sdk.settings import SdkSettings
 from finetune_service.sdk.transport import Transport
+from finetune_service.sdk.versions import HubVersions
 
 LOG_LINES = 10_000
 
@@ -188,6 +189,7 @@ class Hub:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+        self.versions = HubVersions(transport)
 
     def models(self, after: str | None = None) -> Iterator[ModelRecord]:
         """Whole models, the newest first, then the bases of everything."""

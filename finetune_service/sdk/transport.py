@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -115,6 +116,25 @@ class Transport:
                 raise _error(answer)
             self._sleep(wait)
         raise AssertionError("unreachable")
+
+    def save(self, path: str, file: Path) -> None:
+        """Writes what the API answers into a file, block by block; raises as `send`.
+
+        Args:
+            path: Behind /v1.
+            file: Is made or written over.
+        """
+        try:
+            with self._http.stream("GET", path) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise _error(answer)
+                with file.open("wb") as target:
+                    for block in answer.iter_bytes():
+                        target.write(block)
+        except httpx.TransportError as error:
+            problem = f"the API at {self.url} does not answer: {error or type(error).__name__}"
+            raise UnavailableError(problem, hint=_HINT) from None
 
     def pages(self, path: str, limit: int | None = None, **params: Any) -> Iterator[dict[str, Any]]:
         """The items of a list, page by page, read only as far as they are taken.

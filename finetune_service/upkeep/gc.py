@@ -72,10 +72,7 @@ def _brooms(keep: KeepSettings, organization: str, now: float) -> Iterator[Broom
     store, settings = JobStore(keep.home), ApiSettings()
 
     def in_use(organization: str, file_id: str) -> bool:
-        return any(
-            file_id in (record.training_file, record.validation_file)
-            for record in store.unfinished(organization)
-        )
+        return any(file_id in record.file_ids for record in store.unfinished(organization))
 
     files = FileStore(keep.home, settings.files_url, in_use=in_use, now=lambda: now)
     yield Caches(store, organization, keep, now)

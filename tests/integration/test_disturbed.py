@@ -93,6 +93,7 @@ def test_a_killed_command_takes_its_trainer_with_it(tmp_path, config, prefect_se
     trainer.wait(timeout=10)
 
 
+@pytest.mark.slow
 def test_a_dead_tracking_server_costs_seconds_and_the_job_resumes_when_it_is_back(
     tmp_path, config, prefect_server
 ):

@@ -32,6 +32,8 @@ class HubModel(Answer):
     type: Literal["base", "fine-tuned"]
     origin: Literal["local", "remote"]
     created_at: int
+    ref: str | None
+    aliases: list[str]
 
     @classmethod
     def of(cls, record: ModelRecord) -> HubModel:
@@ -48,6 +50,8 @@ class HubAdapter(Answer):
     dataset: str | None
     created_at: int
     parameters: dict[str, Any]
+    ref: str
+    aliases: list[str]
 
     @classmethod
     def of(cls, record: AdapterRecord) -> HubAdapter:

@@ -23,6 +23,16 @@ METHODS = [
     ("GET", "/hub/adapters"),
     ("GET", "/hub/adapters/m"),
     ("DELETE", "/hub/adapters/m"),
+    ("GET", "/hub/tree"),
+    ("GET", "/hub/compare?first=a&second=b"),
+    ("GET", "/hub/history/m"),
+    ("POST", "/hub/rollback/m"),
+    ("POST", "/hub/versions/m@1/promote"),
+    ("POST", "/hub/versions/m@1/undelete"),
+    ("DELETE", "/hub/versions/m@1"),
+    ("GET", "/hub/versions/m@1/card"),
+    ("GET", "/hub/versions/m@1/verification"),
+    ("GET", "/hub/versions/m@1/content"),
 ]
 
 
@@ -100,6 +110,8 @@ def test_an_adapter_is_listed_with_its_base_data_and_parameters(ask, register):
                 "target_modules": ["q", "v"],
                 "seed": None,
             },
+            "ref": "orders@1",
+            "aliases": ["candidate"],
         }
     ]
     assert (page["has_more"], page["first_id"], page["last_id"]) == (False, "orders@1", "orders@1")
@@ -237,3 +249,62 @@ def test_a_workspace_is_made_by_itself_once_mlflow_is_there(tmp_path):
                     return None
 
             until(works, "no workspace was made")
+
+
+def test_champions_are_made_by_hand_rolled_back_and_remembered(ask, register):
+    register("orders")
+    register("orders")
+    promoted = ask.post("/versions/orders@1/promote").json()
+    assert (promoted["object"], promoted["ref"]) == ("hub.version", "orders@1")
+    assert promoted["aliases"] == ["champion"]
+    assert ask.post("/versions/orders@2/promote").json()["aliases"] == ["candidate", "champion"]
+    assert ask.post("/rollback/orders").json()["ref"] == "orders@1"
+    history = ask.get("/history/orders").json()["data"]
+    assert [(each["ref"], each["what"]) for each in history] == [
+        ("orders@2", "was rolled back to orders@1"),
+        ("orders@1", "became champion: rolled back"),
+        ("orders@2", "became champion: by hand"),
+        ("orders@1", "became champion: by hand"),
+    ]
+    assert ask.get("/adapters/orders@champion").json()["ref"] == "orders@1"
+
+
+def test_without_a_former_champion_nothing_is_rolled_back(ask, register):
+    register("orders")
+    assert ask.post("/rollback/orders").status_code == 400
+    assert ask.post("/rollback/nobody").status_code == 404
+
+
+def test_what_is_deleted_is_hidden_brought_back_and_at_last_forgotten(ask, register):
+    register("orders")
+    assert ask.delete("/adapters/orders@1").status_code == 409
+    assert ask.delete("/versions/orders@1").status_code == 409  # it is not even deleted
+    assert ask.delete("/adapters/orders@1", params={"force": True}).status_code == 200
+    assert ask.get("/adapters").json()["data"] == []
+    assert ask.get("/adapters/orders@1").status_code == 404
+    assert ask.post("/versions/orders@1/promote").status_code == 404
+    assert ask.post("/versions/orders@1/undelete").json()["aliases"] == []
+    assert ask.get("/adapters/orders@1").status_code == 200
+    assert ask.delete("/adapters/orders@1").status_code == 200
+    assert ask.delete("/versions/orders@1").json()["purged"]
+    assert ask.post("/versions/orders@1/undelete").status_code == 404
+    assert register("orders").version == 2  # a number is not used twice
+
+
+def test_the_tree_is_of_bases_and_what_was_made_of_them(ask, register):
+    register("orders")
+    register("songs", kind="model")
+    (base,) = ask.get("/tree").json()["data"]
+    assert base["name"] == "acme/tiny"
+    (group,) = base["children"]
+    assert {(each["name"], each["kind"]) for each in group["children"]} == {
+        ("orders@1 (candidate)", "adapter"),
+        ("songs@1 (candidate)", "model"),
+    }
+
+
+def test_what_has_no_card_can_be_neither_shown_nor_verified(ask, register):
+    register("orders")
+    assert ask.get("/versions/orders@1/card").status_code == 404
+    assert ask.get("/versions/orders@1/verification").status_code == 409
+    assert ask.get("/versions/nobody@1/card").status_code == 404
