@@ -100,6 +100,7 @@ def hub(swept):
     return MlflowHub(Settings(), "local")
 
 
+@pytest.mark.slow
 def test_rows_and_tokens_are_made_once_and_the_best_trial_becomes_champion(swept, hub):
     first, second = swept["trials"]
     assert (first["values"], second["values"]) == ({RATE: 1e-4}, {RATE: 1e-3})
@@ -118,6 +119,7 @@ def test_rows_and_tokens_are_made_once_and_the_best_trial_becomes_champion(swept
     ]
 
 
+@pytest.mark.slow
 def test_the_trials_runs_lie_below_the_sweeps_which_has_table_picture_and_space(swept, hub):
     parent = hub._client.get_run(swept["run_id"])
     assert (parent.info.status, parent.info.run_name) == ("FINISHED", "sweep pair")
@@ -140,6 +142,7 @@ def test_the_trials_runs_lie_below_the_sweeps_which_has_table_picture_and_space(
     assert "gate_passed" not in trials[0].data.metrics
 
 
+@pytest.mark.slow
 def test_a_finished_sweep_that_is_asked_for_again_says_the_same_and_does_nothing(
     swept, hub, prefect_server
 ):
@@ -149,6 +152,7 @@ def test_a_finished_sweep_that_is_asked_for_again_says_the_same_and_does_nothing
     assert {each.ref: each.aliases for each in hub.versions("pair")} == before
 
 
+@pytest.mark.slow
 def test_registered_versions_are_measured_on_any_rows_and_the_table_is_kept(
     swept, hub, folder, prefect_server
 ):
