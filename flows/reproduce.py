@@ -49,6 +49,11 @@ def reproduce(model_name: str, version: int, organization: str = "local") -> Rep
         package = hub.download(found, Path(temporary) / "registered")
         card = read_lineage(package)
         _check(found, package)
+        if card.combined:
+            raise IrreproducibleError(
+                f"{found.ref} was not trained, but combined of {', '.join(card.combined)}",
+                hint="Those can be made again, each by its own card.",
+            )
         config = card.pipeline_config()
         training = config.training.model_copy(update={"output_dir": folder})
         config = config.model_copy(update={"training": training})

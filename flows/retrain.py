@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId, FlowRunFilter
@@ -15,7 +12,7 @@ from finetune_core.config import PipelineConfig
 from finetune_core.data.changes import Changes
 from finetune_core.exceptions import Fault, MissingConfigError, NothingToRetrainError
 from finetune_core.hub import open_hub, promotion
-from finetune_core.hub.lineage import CARD, Lineage, read_lineage
+from finetune_core.hub.lineage import fetch_lineage
 from finetune_core.hub.ports import Hub, Version
 from finetune_core.jobs import model_name, organization_folder
 from finetune_core.types import CHAMPION, Record, new_job_id
@@ -70,7 +67,7 @@ def retrain(
     name = model or model_name(config)  # type: ignore[arg-type]
     hub = open_hub(organization)
     version = _since(hub, name)
-    card = _card(hub, version) if version else None
+    card = fetch_lineage(hub, version) if version else None
     if config is None:
         if card is None:
             raise NothingToRetrainError(
@@ -108,11 +105,6 @@ def _since(hub: Hub, name: str) -> Version | None:
     """The version to compare with: the champion, or else the newest."""
     known = (each for each in hub.versions(name) if not each.is_deleted)
     return promotion.find(hub, name, CHAMPION) or next(known, None)
-
-
-def _card(hub: Hub, version: Version) -> Lineage:
-    with tempfile.TemporaryDirectory() as temporary:
-        return read_lineage(hub.fetch(version, CARD, Path(temporary)).parent)
 
 
 def _settings(config: PipelineConfig) -> dict[str, object]:

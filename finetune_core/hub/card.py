@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from finetune_core.config.pipeline import PipelineConfig
 from finetune_core.evaluation.report import comparison, table
 from finetune_core.models.tasks import KINDS, LABELS
@@ -33,15 +35,19 @@ QUANTIZATION = {
 
 
 class Card(Record):
-    """Everything that a model card tells."""
+    """Everything that a model card tells.
+
+    `combined` are the versions of which it was made, where it was not trained.
+    """
 
     job: Job
     config: PipelineConfig
     clean: CleanData
     tokens: TokenizedData
-    trained: TrainedCheckpoints
+    trained: TrainedCheckpoints | None
     chosen: ChosenCheckpoint
     report: EvaluationReport
+    combined: list[str] = Field(default_factory=list)
 
     @property
     def kind(self) -> str:
@@ -69,12 +75,14 @@ class Card(Record):
             "config_digest": digest_json(self.config.model_dump(mode="json")),
             f"{self.kind}_digest": self.chosen.digest,
             "code_version": code_version(),
+            **({"combined_of": ", ".join(self.combined)} if self.combined else {}),
         }
 
 
 class JobResult(Card):
     """What a finished job leaves behind."""
 
+    trained: TrainedCheckpoints
     registered: RegisteredVersion
 
     @property
@@ -110,8 +118,12 @@ def write_card(card: Card, model_name: str, path: Path) -> None:
         ("template", card.tokens.template),
         ("learned from", f"{card.tokens.train_split.rows} rows"),
         ("held out", f"{card.tokens.validation_split.rows} rows"),
-        ("tokens trained on", str(card.trained.trained_tokens)),
     ]
+    made = f"combined of {', '.join(card.combined)}: {card.chosen.reason}"
+    if card.trained:
+        data.append(("tokens trained on", str(card.trained.trained_tokens)))
+        made = f"the checkpoint of step {card.chosen.step} of {card.trained.steps}"
+        made += f" ({card.chosen.reason})"
     lines = [
         "---",
         *(f"{name}: {value}" for name, value in front.items()),
@@ -119,8 +131,7 @@ def write_card(card: Card, model_name: str, path: Path) -> None:
         "",
         f"# {model_name}",
         "",
-        f"The {card.description}, made by job {card.job.id}; the checkpoint of step "
-        f"{card.chosen.step} of {card.trained.steps} ({card.chosen.reason}).",
+        f"The {card.description}, made by job {card.job.id}; {made}.",
         "",
         "## Metrics",
         "",

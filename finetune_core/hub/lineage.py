@@ -11,13 +11,15 @@ import json
 import os
 import platform
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from finetune_core.config.pipeline import PipelineConfig
 from finetune_core.evaluation.intervals import SEED
-from finetune_core.exceptions import UnverifiedError
+from finetune_core.exceptions import UnverifiedError, VersionNotFoundError
 from finetune_core.hub.card import Card, code_version
+from finetune_core.hub.ports import Hub, Version
 from finetune_core.models.source import digest_weights
 from finetune_core.storage import MANIFEST, digest_file, digest_json, write_json
 from finetune_core.types import GateReport, Record, Verdict
@@ -25,6 +27,7 @@ from finetune_core.types import GateReport, Record, Verdict
 CARD, SIGNATURE = "card.json", "card.sig"
 ROWS = "rows.parquet"  # the digest of each row that it was made from
 SERVED = "registered_model_meta"  # MLflow puts it beside a version that it serves
+NO_CARD = "Only versions that a job has registered have one."
 OWN = (CARD, SIGNATURE, MANIFEST, SERVED)  # files that the card cannot name
 CHAT_TEMPLATE = "chat_template.jinja"
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
@@ -39,7 +42,10 @@ class BaseModelFacts(Record):
 
 
 class DataFacts(Record):
-    """The data: where it was, what it was, and what became of its rows."""
+    """The data: where it was, what it was, and what became of its rows.
+
+    `measured_digest` is of the rows that the metrics are of.
+    """
 
     path: str
     source: str
@@ -47,6 +53,7 @@ class DataFacts(Record):
     clean_digest: str
     tokens_digest: str
     ledger_digest: str
+    measured_digest: str
     format: str
     rows: int
     kept: int
@@ -69,7 +76,10 @@ class Environment(Record):
 
 
 class Lineage(Record):
-    """Everything from which a version was made, and what came of it."""
+    """Everything from which a version was made, and what came of it.
+
+    `combined` are the versions of which it was made, where it was not trained.
+    """
 
     schema_version: int = 1
     model_name: str
@@ -85,6 +95,7 @@ class Lineage(Record):
     code_version: str
     environment: Environment
     seeds: dict[str, int]
+    combined: list[str]
     steps: int
     trained_tokens: int
     checkpoint_step: int
@@ -131,6 +142,9 @@ def trace(card: Card, gate: GateReport | None, model_name: str, package: Path) -
             clean_digest=clean.digest,
             tokens_digest=tokens.digest,
             ledger_digest=digest_file(tokens.ledger),
+            measured_digest=digest_file(
+                clean.evaluation if tokens.evaluation_split else clean.validation
+            ),
             format=clean.format,
             rows=clean.rows,
             kept=clean.kept,
@@ -147,8 +161,9 @@ def trace(card: Card, gate: GateReport | None, model_name: str, package: Path) -
         code_version=code_version(),
         environment=_environment(card),
         seeds={"training": config.training.seed, "intervals": SEED},
-        steps=card.trained.steps,
-        trained_tokens=card.trained.trained_tokens,
+        combined=card.combined,
+        steps=card.trained.steps if card.trained else 0,
+        trained_tokens=card.trained.trained_tokens if card.trained else 0,
         checkpoint_step=card.chosen.step,
         checkpoint_digest=card.chosen.digest,
         base_metrics=report.base,
@@ -184,11 +199,25 @@ def read_lineage(package: Path) -> Lineage:
         return Lineage.model_validate(json.loads((package / CARD).read_text()))
     except FileNotFoundError:
         raise UnverifiedError(
-            f"there is no {CARD} in it, so nothing is known of how it was made",
-            hint="Only versions that a job has registered have one.",
+            f"there is no {CARD} in it, so nothing is known of how it was made", hint=NO_CARD
         ) from None
     except ValueError as error:
         raise UnverifiedError(f"its {CARD} cannot be read: {error}") from None
+
+
+def fetch_lineage(hub: Hub, version: Version) -> Lineage:
+    """Fetches a version's card alone; raises as `read_lineage`.
+
+    Raises:
+        UnverifiedError: It has none.
+        HubUnavailableError: The hub is away.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            hub.fetch(version, CARD, Path(temporary))
+        except VersionNotFoundError:
+            raise UnverifiedError(f"{version.ref} has no {CARD}", hint=NO_CARD) from None
+        return read_lineage(Path(temporary))
 
 
 def _environment(card: Card) -> Environment:
@@ -197,8 +226,8 @@ def _environment(card: Card) -> Environment:
         platform=platform.platform(),
         processor=_processor(),
         gpus=_gpus(),
-        device=card.trained.device,
-        precision=card.trained.precision,
+        device=card.trained.device if card.trained else "cpu",
+        precision=card.trained.precision if card.trained else "float32",
         packages={
             each.name: each.version
             for each in sorted(importlib.metadata.distributions(), key=lambda each: each.name)

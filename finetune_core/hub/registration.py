@@ -36,7 +36,8 @@ def register(
     tracking.insist()
     tracking.tell_config(card.config)
     tracking.tell_data(card.config, card.clean, card.tokens)
-    tracking.tell_training(card.trained)
+    if card.trained:
+        tracking.tell_training(card.trained)
     tracking.tell_report(card.report)
     if gate:
         tracking.tell_gate(gate)

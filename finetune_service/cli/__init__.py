@@ -7,6 +7,7 @@ import typer
 from finetune_core import __version__
 from finetune_service.cli import (
     backup,
+    combine,
     data,
     evaluate,
     export,
@@ -31,6 +32,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_e
 app.command("train")(run)
 app.command("evaluate")(evaluate.evaluate)
 app.command("merge")(merge.merge)
+app.command("combine")(combine.combine)
 app.command("sweep")(sweep.sweep)
 app.command("upload")(upload.upload)
 app.command("export")(export.export)

@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune_core.exceptions import OutputError, VersionNotFoundError
 from finetune_core.hub import promotion
-from finetune_core.hub.lineage import CARD, Lineage, read_lineage
+from finetune_core.hub.lineage import CARD, Lineage, fetch_lineage
 from finetune_core.hub.ports import DELETED, Hub, Version
 from finetune_core.hub.verification import Verification, verify
 from finetune_core.storage import check_free
@@ -136,7 +136,7 @@ class Versions:
 
     def card(self, ref: str) -> Lineage:
         """A version's lineage card."""
-        return self._card(self.find(ref))
+        return fetch_lineage(self._hub, self.find(ref))
 
     def download(self, ref: str, output: Path) -> Path:
         """Fetches a version's files, and checks each against the card.
@@ -173,13 +173,13 @@ class Versions:
     def compare(self, first: str, second: str) -> VersionComparison:
         """Two versions beside each other, by what their cards say."""
         versions = [self.find(name) for name in (first, second)]
-        one, other = (self._card(version) for version in versions)
+        one, other = (fetch_lineage(self._hub, version) for version in versions)
         names = list(dict.fromkeys([*one.metrics, *other.metrics]))
         before, after = _flat(one.config), _flat(other.config)
         return VersionComparison(
             first=versions[0].ref,
             second=versions[1].ref,
-            same_rows=one.data.clean_digest == other.data.clean_digest,
+            same_rows=one.data.measured_digest == other.data.measured_digest,
             metrics=[
                 MetricRow(
                     metric=name,
@@ -216,13 +216,6 @@ class Versions:
             )
             for base, groups in sorted(bases.items())
         ]
-
-    def _card(self, version: Version) -> Lineage:
-        with tempfile.TemporaryDirectory() as temporary:
-            try:
-                return read_lineage(self._hub.fetch(version, CARD, Path(temporary)).parent)
-            except VersionNotFoundError:
-                raise NotFoundError(f"{version.ref} has no {CARD}") from None
 
     def _find(self, ref: str) -> Version:
         model, at, number = ref.rpartition("@")

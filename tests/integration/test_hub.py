@@ -282,3 +282,38 @@ def test_a_model_that_nobody_knows_needs_a_config_to_be_trained_anew(contest):
     outcome = cli("retrain", "nobody")
     assert outcome.returncode == 2
     assert "no version of nobody" in outcome.stderr
+
+
+@pytest.mark.slow
+def test_two_adapters_become_one_which_the_gate_judges(contest):
+    outcome = cli(
+        "combine", f"{NAME}@1", f"{NAME}@4", "--way", "ties", "--name", "mixed", "--json"
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    found = json.loads(outcome.stdout)
+    assert found["model_name"] == "mixed"
+    assert found["gate"]["incumbent"] is None  # the first of its name: compared with the base
+    outcome = run("hub", "card", "mixed@1")
+    card = json.loads(outcome.stdout)
+    assert card["combined"] == [f"{NAME}@1", f"{NAME}@4"]
+    assert card["trained_tokens"] == 0
+    assert card["metrics"]["loss"] < card["base_metrics"]["loss"]
+    assert asked("verify", "mixed@1")["verified"]
+    refused = cli("hub", "reproduce", "mixed@1")
+    assert refused.returncode == 2
+    assert "was not trained, but combined" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ((f"{NAME}@1",), "needs two or more"),
+        ((f"{NAME}@1", NAME), "is not NAME@VERSION"),
+        ((f"{NAME}@1", f"{NAME}@4", "-w", "1"), "needs 2, one an adapter"),
+        ((f"{NAME}@1", f"{NAME}@4", "--density", "0"), "must be above 0"),
+    ],
+)
+def test_what_cannot_be_combined_is_said(words, problem):
+    outcome = cli("combine", *words)
+    assert outcome.returncode == 2
+    assert problem in outcome.stderr

@@ -305,6 +305,6 @@ def test_the_tree_is_of_bases_and_what_was_made_of_them(ask, register):
 
 def test_what_has_no_card_can_be_neither_shown_nor_verified(ask, register):
     register("orders")
-    assert ask.get("/versions/orders@1/card").status_code == 404
+    assert ask.get("/versions/orders@1/card").status_code == 409
     assert ask.get("/versions/orders@1/verification").status_code == 409
     assert ask.get("/versions/nobody@1/card").status_code == 404

@@ -9,7 +9,7 @@ from finetune_core.config.pipeline import PipelineConfig
 from finetune_service.exceptions import InvalidValueError
 from finetune_service.jobs.base_models import BaseModels
 from finetune_service.jobs.creation import check_text
-from finetune_service.jobs.request import NewJob, build_config, resolved
+from finetune_service.jobs.request import NewJob, build_config, gate_files, resolved
 from tests.conftest import ROOT
 
 FILE = "file-06gzty25r5v9nns1bbv75g4k"
@@ -51,6 +51,39 @@ def test_each_form_makes_the_same(fields):
         "lora_rank": 8,
         "lora_alpha": 32.0,
     }
+
+
+def gated(**gate):
+    config = {"registry": {"gate": gate}}
+    return NewJob.model_validate({"model": "base", "training_file": FILE, "config": config})
+
+
+def test_the_gates_files_are_uploaded_ones():
+    wanted = gated(regression_path=FILE, max_forgetting=0.2)
+    assert gate_files(wanted) == {"regression_path": FILE}
+    config = build_config(
+        wanted,
+        base="/models/base",
+        training="/data.jsonl",
+        validation=None,
+        gate={"regression_path": "/cases.jsonl"},
+    )
+    assert config.registry.gate.regression_path == "/cases.jsonl"
+    assert config.registry.gate.max_forgetting == 0.2
+    assert gate_files(NewJob.model_validate({"model": "base", "training_file": FILE})) == {}
+
+
+@pytest.mark.parametrize("name", ["regression_path", "general_path"])
+@pytest.mark.parametrize("value", ["/etc/passwd", "cases.jsonl", 7, ["x"]])
+def test_the_gates_files_are_no_paths_of_the_server(name, value):
+    with pytest.raises(InvalidValueError, match="the id of an uploaded file") as caught:
+        gate_files(gated(**{name: value}))
+    assert caught.value.param == f"config.registry.gate.{name}"
+
+
+def test_the_gates_metric_is_no_code():
+    with pytest.raises(InvalidValueError, match="cannot name code"):
+        config_of(config={"registry": {"gate": {"metric": "/tmp/x.py"}}})
 
 
 def test_auto_is_as_if_it_was_not_said():
