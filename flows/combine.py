@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from prefect import flow
 
-from finetune_core.exceptions import AdapterError, Fault, InvalidConfigError
+from finetune_core.exceptions import AdapterError
 from finetune_core.hub import open_hub
 from finetune_core.hub.card import Card
 from finetune_core.hub.lineage import fetch_lineage
 from finetune_core.hub.ports import Version
 from finetune_core.hub.tracking import Tracking
 from finetune_core.jobs import open_job, working_on
-from finetune_core.models.combining import CombineRequest, Way
+from finetune_core.models.combining import CombineRequest, Way, check_asked
 from finetune_core.types import RegisteredVersion
 from tasks.combine_adapters import combine_adapters
 from tasks.evaluate_model import evaluate_model
@@ -46,7 +46,7 @@ def combine(
         AdapterError: They do not combine.
     """
     weights = weights or [1.0] * len(adapters)
-    _check(adapters, weights, density)
+    check_asked(adapters, weights, density)
     hub = open_hub(organization)
     versions = [_find(hub.get(*each.rsplit("@", 1))) for each in adapters]
     config = fetch_lineage(hub, versions[0]).pipeline_config()
@@ -86,21 +86,6 @@ def combine(
             raise
         tracking.end("FINISHED")
     return registered
-
-
-def _check(adapters: list[str], weights: list[float], density: float) -> None:
-    faults = []
-    if len(adapters) < 2:
-        faults.append(Fault("adapters", f"needs two or more (got {len(adapters)})"))
-    faults += [
-        Fault("adapters", f"{each!r} is not NAME@VERSION") for each in adapters if "@" not in each
-    ]
-    if len(weights) != len(adapters):
-        faults.append(Fault("weights", f"needs {len(adapters)}, one an adapter"))
-    if not 0 < density <= 1:
-        faults.append(Fault("density", f"must be above 0 and at most 1 (got {density:g})"))
-    if faults:
-        raise InvalidConfigError(faults)
 
 
 def _find(version: Version) -> Version:

@@ -68,7 +68,9 @@ def find_changes(before: Path, clean: CleanData, ledger: Path) -> Changes:
     added, kept = _without(new, old)
     removed, _ = _without(old, new)
     tables = [
-        table.add_column(0, CHANGES_SCHEMA.field("change"), pa.array([name] * len(table), pa.string()))
+        table.add_column(
+            0, CHANGES_SCHEMA.field("change"), pa.array([name] * len(table), pa.string())
+        )
         for name, table in ((ADDED, added), (REMOVED, removed))
     ]
     pq.write_table(pa.concat_tables(tables).cast(CHANGES_SCHEMA), ledger, compression="zstd")

@@ -321,23 +321,27 @@ class MlflowHub:
 
     def fetch(self, version: Version, file: str, folder: Path) -> Path:
         """Fetches one file of a version."""
-        try:
-            return self._fetch(version, folder, f"/{file}")
-        except (HubError, OSError) as error:
-            if isinstance(error, HubUnavailableError):
-                raise
-            raise VersionNotFoundError(f"{version.ref} has no file {file}") from error
-
-    def download(self, version: Version, folder: Path) -> Path:
-        """Fetches a version's files."""
-        return self._fetch(version, folder)
-
-    def _fetch(self, version: Version, folder: Path, below: str = "") -> Path:
-        folder.mkdir(parents=True, exist_ok=True)
         with _translated():
             uri = self._client.get_model_version_download_uri(
                 version.model_name, str(version.version)
             )
+            known = mlflow.artifacts.list_artifacts(artifact_uri=uri, tracking_uri=self._uri)
+        if file not in {Path(each.path).name for each in known}:
+            # Asked for it, a server says that it has a fault of its own.
+            raise VersionNotFoundError(f"{version.ref} has no file {file}")
+        return self._fetch(uri, folder, f"/{file}")
+
+    def download(self, version: Version, folder: Path) -> Path:
+        """Fetches a version's files."""
+        with _translated():
+            uri = self._client.get_model_version_download_uri(
+                version.model_name, str(version.version)
+            )
+        return self._fetch(uri, folder)
+
+    def _fetch(self, uri: str, folder: Path, below: str = "") -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _translated():
             path = mlflow.artifacts.download_artifacts(
                 f"{uri}{below}", dst_path=str(folder), tracking_uri=self._uri
             )

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from finetune_core.child import Emit
 from finetune_core.config.sections import ModelConfig
-from finetune_core.exceptions import AdapterError
+from finetune_core.exceptions import AdapterError, Fault, InvalidConfigError
 from finetune_core.models.merging import ADAPTER_CONFIG, read_adapter
 from finetune_core.models.source import TOKENIZER_FILES, digest_tokenizer
 from finetune_core.storage import digest_folder, once
@@ -58,6 +58,26 @@ def combine(request: CombineRequest, emit: Emit) -> ChosenCheckpoint:
     """
     check_alike(request.adapters, request.refs)
     return once(request.output, ChosenCheckpoint, lambda folder: _write(request, folder))
+
+
+def check_asked(refs: Sequence[str], weights: Sequence[float], density: float) -> None:
+    """Refuses what cannot be asked, before anything is fetched.
+
+    Raises:
+        InvalidConfigError: There are too few adapters, or not as many weights.
+    """
+    faults = []
+    if len(refs) < 2:
+        faults.append(Fault("adapters", f"needs two or more (got {len(refs)})"))
+    faults += [
+        Fault("adapters", f"{each!r} is not NAME@VERSION") for each in refs if "@" not in each
+    ]
+    if len(weights) != len(refs):
+        faults.append(Fault("weights", f"needs {len(refs)}, one an adapter"))
+    if not 0 < density <= 1:
+        faults.append(Fault("density", f"must be above 0 and at most 1 (got {density:g})"))
+    if faults:
+        raise InvalidConfigError(faults)
 
 
 def check_alike(adapters: Sequence[Path], refs: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from finetune_core.models.combining import Way
+from finetune_core.models.combining import Way, check_asked
 from flows import options
 from flows.command import report_errors
 
@@ -36,6 +36,7 @@ def combine(
     """Make one adapter of several of one base, measure it and have the gate judge it."""
 
     def work() -> None:
+        check_asked(adapters, weight or [1.0] * len(adapters), density)
         from flows.combine import combine as run
 
         version = run(adapters, organization, name, way, weight, density)

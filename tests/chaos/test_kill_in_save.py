@@ -30,6 +30,7 @@ from finetune_core.trainers.supervise import TARGET
 STEPS = 8  # an epoch: 64 rows in batches of 8
 POLL_SECONDS = 0.002
 SEED = 20
+KILLS, EPOCHS = 20, 6
 
 
 class Kill(NamedTuple):
@@ -130,13 +131,13 @@ def final(output: Path) -> tuple[int, str]:
     return newest.step, digest_file(newest.folder / "adapter_model.safetensors")
 
 
-@pytest.mark.parametrize(("kills", "epochs"), [(3, 2), pytest.param(20, 6, marks=pytest.mark.slow)])
-def test_killed_while_it_saves_it_ends_with_the_same_bytes(tmp_path, request_for, kills, epochs):
-    whole = request_for(tmp_path / "whole" / "checkpoints", epochs)
+@pytest.mark.slow
+def test_killed_while_it_saves_it_ends_with_the_same_bytes(tmp_path, request_for):
+    whole = request_for(tmp_path / "whole" / "checkpoints", EPOCHS)
     duration = median(Trainer(whole, tmp_path / "whole" / "logs").finish())
-    request = request_for(tmp_path / "killed" / "checkpoints", epochs)
+    request = request_for(tmp_path / "killed" / "checkpoints", EPOCHS)
     chance, logs, seen = random.Random(SEED), tmp_path / "killed" / "logs", []
-    for _ in range(kills):
+    for _ in range(KILLS):
         trainer = Trainer(request, logs)
         assert trainer.began == (seen[-1].step if seen else 0)
         trainer.kill_in_save(chance.uniform(0, duration))
@@ -146,9 +147,9 @@ def test_killed_while_it_saves_it_ends_with_the_same_bytes(tmp_path, request_for
     assert last.began == seen[-1].step
     last.finish()
     inside = sum(kill.in_save for kill in seen)
-    sys.stdout.write(f"a save lasts {duration:.3f} s; {inside} of {kills} kills hit one; resumed ")
+    sys.stdout.write(f"a save lasts {duration:.3f} s; {inside} of {KILLS} kills hit one; resumed ")
     sys.stdout.write(f"from {[kill.step for kill in seen]}\n")
     assert final(request.output) == final(whole.output)
     assert finished_training(request.output) is not None
     assert not (request.output / ASIDE).exists(), "a checkpoint was damaged"
-    assert 2 * inside >= kills
+    assert 2 * inside >= KILLS

@@ -327,6 +327,7 @@ def test_what_is_no_repository_is_refused(name):
         check_repo_id(name, "REPO_ID")
 
 
+@pytest.mark.slow
 class TestCommand:
     @pytest.fixture
     def run(self, hub, tmp_path, monkeypatch):
