@@ -28,6 +28,7 @@ def find_changes(
 
     The sanitized rows are kept in the cache: the job that learns from them finds them there.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     cache = organization_folder(organization) / "cache" / "data"
     request = SanitizeRequest(dataset=config.dataset, cache=cache)
     clean = finished(request.folder, CleanData) or child.run(
