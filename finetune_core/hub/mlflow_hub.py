@@ -277,15 +277,13 @@ class MlflowHub:
     def get(self, model_name: str, version: int | str) -> Version:
         """One version, by its number or by an alias."""
         with _translated():
-            if isinstance(version, str) and not version.isdigit():
-                found = self._client.get_model_version_by_alias(model_name, version)
-            else:
-                found = self._get(model_name, str(version))
-        return _version(found)
+            return _version(self._get(model_name, str(version)))
 
     def _get(self, model_name: str, version: str) -> ModelVersion:
         try:
-            return self._client.get_model_version(model_name, version)
+            if version.isdigit():
+                return self._client.get_model_version(model_name, version)
+            return self._client.get_model_version_by_alias(model_name, version)
         except MlflowException as error:
             # A server with users refuses so what is not there: an organisation may see all it has.
             if error.error_code != "PERMISSION_DENIED":

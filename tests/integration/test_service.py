@@ -220,6 +220,7 @@ def test_another_organisations_key_finds_nothing_on_any_route(service, client, f
         "checkpoint": checkpoint.fine_tuned_model_checkpoint,
         "permission_id": "permission",
         "model": done.fine_tuned_model,
+        "ref": "orders@1",
         "name": "orders",
     }
     # As long and of the same form, but of nobody: the last letters are other ones.
