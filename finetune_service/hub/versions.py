@@ -243,8 +243,11 @@ def _leaf(version: Version) -> TreeNode:
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    return {
-        f"{section}.{name}": value
-        for section, fields in config.items()
-        for name, value in fields.items()
-    }
+    """`section.field` → value, of sections in sections too."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            found |= {f"{name}.{inner}": each for inner, each in _flat(value).items()}
+        else:
+            found[name] = value
+    return found
