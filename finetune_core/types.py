@@ -316,6 +316,14 @@ class EvaluationReport(StageRecord):
     change_intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
 
     @property
+    def change(self) -> dict[str, tuple[float, float, float]]:
+        """What the tuned model has more than the base, each with its interval."""
+        return {
+            name: (self.tuned[name] - self.base[name], *ends)
+            for name, ends in self.change_intervals.items()
+        }
+
+    @property
     def markdown(self) -> Path:
         """The report for people."""
         return self.folder / "report.md"

@@ -22,7 +22,7 @@ from finetune_core.exceptions import EvaluationError, FineTuneError, ParityError
 from finetune_core.models.loading import fit_vocabulary, load_model, load_quantized
 from finetune_core.models.merging import ADAPTER_CONFIG, MergeRequest, merge
 from finetune_core.models.source import digest_tokenizer
-from finetune_core.models.tasks import default_metrics, read_labels
+from finetune_core.models.tasks import read_labels
 from finetune_core.storage import once
 from finetune_core.types import Broken, Challenge, EvaluationMetric, TrainingMethod
 
@@ -53,13 +53,7 @@ def _run(request: ChallengeRequest, emit: Emit, folder: Path) -> Challenge:
         if gate.general_path:
             general = _general_loss(request, model, tokenizer, emit)
         del model  # there may be no room for two
-    incumbent, change = (
-        report.base,
-        {
-            name: (report.tuned[name] - value, *report.change_intervals[name])
-            for name, value in report.base.items()
-        },
-    )
+    incumbent, change = report.base, report.change
     before = general
     if request.champion:
         try:
@@ -93,7 +87,6 @@ def _compare(
     report, config = request.report, request.evaluation
     task, labels = request.tokens.task, request.tokens.labels
     tokens = Dataset.from_file(str(request.tokens.measured))
-    wanted = default_metrics(task) if config.metrics is None else config.metrics
     done = 0
 
     def progress(rows: int) -> None:
@@ -101,7 +94,7 @@ def _compare(
         done += rows
         emit({"type": "progress", "done": done, "total": len(measure)})
 
-    measure = Measure(tokens, tokenizer, task, labels, config, wanted, progress)
+    measure = Measure(tokens, tokenizer, task, labels, config, progress)
     candidate = Measured(
         np.load(report.sums), [sample["tuned"] for sample in report.read_samples()]
     )

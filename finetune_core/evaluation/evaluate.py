@@ -18,7 +18,6 @@ from finetune_core.evaluation.report import write_report
 from finetune_core.evaluation.request import EvaluateRequest
 from finetune_core.models.loading import fit_vocabulary, load_model, load_quantized
 from finetune_core.models.merging import ADAPTER_CONFIG
-from finetune_core.models.tasks import default_metrics
 from finetune_core.storage import once
 from finetune_core.types import EvaluationReport, Task, TrainingMethod
 
@@ -49,8 +48,7 @@ def _write(request: EvaluateRequest, emit: Emit, folder: Path) -> EvaluationRepo
         done += rows
         emit({"type": "progress", "done": done, "total": 2 * len(measure)})
 
-    wanted = default_metrics(task) if config.metrics is None else config.metrics
-    measure = Measure(tokens, tokenizer, task, labels, config, wanted, progress)
+    measure = Measure(tokens, tokenizer, task, labels, config, progress)
     models: dict[str, Measured] = {}
     if (tuned_folder / ADAPTER_CONFIG).is_file():
         model = peft.PeftModel.from_pretrained(load_base(request, tokenizer), tuned_folder)

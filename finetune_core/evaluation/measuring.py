@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -20,8 +20,8 @@ from finetune_core.evaluation.generation import generate
 from finetune_core.evaluation.intervals import Estimate, Statistic, Weights, compare
 from finetune_core.evaluation.token_score import score, token_sums
 from finetune_core.exceptions import EvaluationError, FineTuneError
-from finetune_core.models.tasks import task_of
-from finetune_core.types import EvaluationMetric, Task
+from finetune_core.models.tasks import default_metrics, task_of
+from finetune_core.types import Task
 
 Progress = Callable[[int], None]  # is told how many more rows are measured
 
@@ -55,7 +55,6 @@ class Measure:
         task: The models'.
         labels: Those that a model chooses from.
         config: The metrics, and how answers are generated.
-        wanted: The metrics of answers.
         progress: Is told how many more rows are measured.
     """
 
@@ -66,13 +65,12 @@ class Measure:
         task: Task,
         labels: Sequence[str],
         config: EvaluationConfig,
-        wanted: Iterable[EvaluationMetric | str],
         progress: Progress,
     ) -> None:
         self._tokens = tokens
         self._tokenizer = tokenizer
         self._config = config
-        self._wanted = list(wanted)
+        self._wanted = default_metrics(task) if config.metrics is None else config.metrics
         self._progress = progress
         found = find_questions(tokens, tokenizer, task, labels)
         self.questions = list(islice(found, config.num_samples))

@@ -119,11 +119,7 @@ def _gain(
     if challenge is not None:
         before, changes = challenge.incumbent, challenge.change
     else:
-        before = report.base
-        changes = {
-            metric: (report.tuned[metric] - report.base[metric], *ends)
-            for metric, ends in report.change_intervals.items()
-        }
+        before, changes = report.base, report.change
     if name not in changes:
         known = ", ".join(changes)
         detail = f"{name} was not measured, only {known}: add it to evaluation.metrics"
