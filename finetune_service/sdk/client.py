@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 from pydantic import SecretStr
@@ -20,7 +19,7 @@ from finetune_service.jobs.states import Verb
 from finetune_service.sdk.exceptions import ApiError
 from finetune_service.sdk.records import FileInfo, JobEvent, JobInfo, ModelInfo, moment
 from finetune_service.sdk.settings import SdkSettings
-from finetune_service.sdk.transport import Transport
+from finetune_service.sdk.transport import Transport, part
 from finetune_service.sdk.versions import HubVersions
 
 LOG_LINES = 10_000
@@ -156,11 +155,11 @@ class Files:
 
     def get(self, file_id: str) -> FileInfo:
         """A file as it is now."""
-        return FileInfo.model_validate(self._transport.request("GET", f"/files/{_part(file_id)}"))
+        return FileInfo.model_validate(self._transport.request("GET", f"/files/{part(file_id)}"))
 
     def delete(self, file_id: str) -> None:
         """Deletes a file, unless a job needs it."""
-        self._transport.request("DELETE", f"/files/{_part(file_id)}")
+        self._transport.request("DELETE", f"/files/{part(file_id)}")
 
 
 class Models:
@@ -176,12 +175,12 @@ class Models:
 
     def get(self, model_id: str) -> ModelInfo:
         """One of them."""
-        found = self._transport.request("GET", f"/models/{_part(model_id)}")
+        found = self._transport.request("GET", f"/models/{part(model_id)}")
         return ModelInfo.model_validate(found)
 
     def delete(self, model_id: str) -> None:
         """Deletes a model that a job has made."""
-        self._transport.request("DELETE", f"/models/{_part(model_id)}")
+        self._transport.request("DELETE", f"/models/{part(model_id)}")
 
 
 class Hub:
@@ -197,7 +196,7 @@ class Hub:
 
     def model(self, name: str) -> ModelRecord:
         """A whole model."""
-        return _model(self._transport.request("GET", f"/hub/models/{_part(name)}"))
+        return _model(self._transport.request("GET", f"/hub/models/{part(name)}"))
 
     def adapters(self, after: str | None = None) -> Iterator[AdapterRecord]:
         """Adapters, the newest first."""
@@ -205,7 +204,7 @@ class Hub:
 
     def adapter(self, name: str) -> AdapterRecord:
         """An adapter."""
-        return _adapter(self._transport.request("GET", f"/hub/adapters/{_part(name)}"))
+        return _adapter(self._transport.request("GET", f"/hub/adapters/{part(name)}"))
 
     def delete_model(self, name: str, *, force: bool = False) -> ModelRecord:
         """Deletes a whole model, unless an alias points there."""
@@ -220,17 +219,12 @@ class Hub:
         return record
 
     def _delete(self, kind: str, name: str, force: bool) -> None:
-        path = f"/hub/{kind}/{_part(name)}"
+        path = f"/hub/{kind}/{part(name)}"
         self._transport.request("DELETE", path, params={"force": force})
 
 
-def _part(name: str) -> str:
-    """A name as one part of a path, wherever it has slashes."""
-    return quote(name, safe="")
-
-
 def _job_path(name: str) -> str:
-    return f"/fine_tuning/jobs/{_part(name)}"
+    return f"/fine_tuning/jobs/{part(name)}"
 
 
 def _job(found: dict[str, Any]) -> JobInfo:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 from pydantic import SecretStr
@@ -161,6 +162,11 @@ class Transport:
 
 
 _HINT = "Is FINETUNE_API_URL right, and the API up? Without it, jobs run on this machine."
+
+
+def part(name: str) -> str:
+    """A name as one part of a path, wherever it has slashes."""
+    return quote(name, safe="")
 
 
 def _pause(left: int) -> float:

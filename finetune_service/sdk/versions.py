@@ -7,7 +7,6 @@ import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from finetune_core.hub.lineage import Lineage
 from finetune_core.hub.verification import Verification
@@ -18,7 +17,7 @@ from finetune_service.hub.versions import (
     VersionComparison,
     VersionRecord,
 )
-from finetune_service.sdk.transport import Transport
+from finetune_service.sdk.transport import Transport, part
 
 ARCHIVE = "content.zip"
 
@@ -31,24 +30,24 @@ class HubVersions:
 
     def promote(self, ref: str) -> VersionRecord:
         """Makes a version the champion by hand."""
-        return _version(self._ask("POST", f"versions/{_part(ref)}/promote"))
+        return _version(self._ask("POST", f"versions/{part(ref)}/promote"))
 
     def rollback(self, model_name: str) -> VersionRecord:
         """Makes the champion before this one the champion again."""
-        return _version(self._ask("POST", f"rollback/{_part(model_name)}"))
+        return _version(self._ask("POST", f"rollback/{part(model_name)}"))
 
     def history(self, model_name: str) -> list[HistoryEntry]:
         """What happened to a model's versions, the last thing first."""
-        found = self._ask("GET", f"history/{_part(model_name)}")
+        found = self._ask("GET", f"history/{part(model_name)}")
         return [HistoryEntry.model_validate(each) for each in found["data"]]
 
     def undelete(self, ref: str) -> VersionRecord:
         """Brings a deleted version back."""
-        return _version(self._ask("POST", f"versions/{_part(ref)}/undelete"))
+        return _version(self._ask("POST", f"versions/{part(ref)}/undelete"))
 
     def purge(self, ref: str) -> None:
         """Forgets a deleted version for good."""
-        self._ask("DELETE", f"versions/{_part(ref)}")
+        self._ask("DELETE", f"versions/{part(ref)}")
 
     def compare(self, first: str, second: str) -> VersionComparison:
         """Two versions beside each other."""
@@ -61,11 +60,11 @@ class HubVersions:
 
     def card(self, ref: str) -> Lineage:
         """A version's lineage card, without where things lie on the server."""
-        return Lineage.model_validate(self._ask("GET", f"versions/{_part(ref)}/card"))
+        return Lineage.model_validate(self._ask("GET", f"versions/{part(ref)}/card"))
 
     def verify(self, ref: str) -> Verification:
         """Has the server recompute every digest of a version's card."""
-        found = self._ask("GET", f"versions/{_part(ref)}/verification")
+        found = self._ask("GET", f"versions/{part(ref)}/verification")
         return Verification.model_validate(found)
 
     def download(self, ref: str, output: Path) -> Path:
@@ -77,7 +76,7 @@ class HubVersions:
         """
         check_free(output)
         output.parent.mkdir(parents=True, exist_ok=True)
-        path = f"/hub/versions/{_part(ref)}/content"
+        path = f"/hub/versions/{part(ref)}/content"
         with tempfile.TemporaryDirectory(dir=output.parent) as temporary:
             archive, folder = Path(temporary) / ARCHIVE, Path(temporary) / "package"
             self._transport.save(path, archive)
@@ -90,11 +89,6 @@ class HubVersions:
 
     def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         return self._transport.request(method, f"/hub/{path}", **options)
-
-
-def _part(name: str) -> str:
-    """A name as one part of a path, wherever it has slashes."""
-    return quote(name, safe="")
 
 
 def _version(found: dict[str, Any]) -> VersionRecord:
