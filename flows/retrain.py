@@ -6,7 +6,6 @@ from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId, FlowRunFilter
 from prefect.client.schemas.objects import TERMINAL_STATES
-from prefect.deployments import run_deployment
 
 from finetune_core.config import PipelineConfig
 from finetune_core.data.changes import Changes
@@ -17,6 +16,7 @@ from finetune_core.hub.ports import Hub, Version
 from finetune_core.jobs import model_name, organization_folder
 from finetune_core.types import CHAMPION, Record, new_job_id
 from tasks.find_changes import find_changes
+from tasks.submit_job import submit_job
 
 
 class Retraining(Record):
@@ -77,9 +77,9 @@ def retrain(
         config = card.pipeline_config()
     registry = config.registry.model_copy(update={"model_name": name})
     config = config.model_copy(update={"registry": registry})
-    tags = [f"retrain:{name}", f"org:{organization}"]
+    mark = f"retrain:{name}"
     found = Retraining(model=name, since=version.ref if version else None, changes=None)
-    if deployment and (unfinished := _unfinished(deployment, tags)):
+    if deployment and (unfinished := _unfinished(deployment, [mark, f"org:{organization}"])):
         return _skip(found, f"{unfinished} has not ended yet")
     if version and card:
         folder = organization_folder(organization) / "retrainings" / name
@@ -93,7 +93,7 @@ def retrain(
             return _skip(found, f"{drift}, less than {min_drift:.1%}")
     job_id = new_job_id()
     if deployment:
-        _submit(deployment, config, organization, job_id, tags)
+        submit_job(deployment, config, organization, job_id, [mark])
     else:
         from flows.finetune import finetune
 
@@ -117,24 +117,6 @@ def _settings(config: PipelineConfig) -> dict[str, object]:
 def _skip(found: Retraining, why: str) -> Retraining:
     get_run_logger().warning("%s is not trained anew: %s", found.model, why)
     return found.model_copy(update={"skipped": why})
-
-
-def _submit(
-    deployment: str, config: PipelineConfig, organization: str, job_id: str, tags: list[str]
-) -> None:
-    run_deployment(
-        deployment,
-        parameters={
-            "config": config.model_dump(mode="json"),
-            "organization": organization,
-            "job_id": job_id,
-        },
-        flow_run_name=job_id,
-        tags=[*tags, f"job:{job_id}"],
-        idempotency_key=job_id,
-        timeout=0,
-        as_subflow=False,
-    )
 
 
 def _unfinished(deployment: str, tags: list[str]) -> str | None:

@@ -10,7 +10,6 @@ from uuid import UUID
 from prefect import get_run_logger
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.deployments import run_deployment
 from prefect.states import Cancelling
 
 from finetune_core.sweep.study import Tried
@@ -18,6 +17,7 @@ from finetune_core.sweep.sweep import Sweep
 from finetune_core.sweep.tracking import SweepTracking
 from finetune_core.sweep.watching import Watch
 from tasks.close_trial import close_trial
+from tasks.submit_job import submit_job
 
 LOOKING_SECONDS = 1.0
 # For so long a run that has crashed may be started again: the stack does that by itself.
@@ -69,20 +69,8 @@ def submit_trials(sweep: Sweep, tracking: SweepTracking, deployment: str) -> Non
 def _submit(sweep: Sweep, tracking: SweepTracking, trial: Tried, deployment: str) -> Submitted:
     job = sweep.job(trial.number)
     tracking.trial_began(trial.number)
-    run = run_deployment(
-        deployment,
-        parameters={
-            "config": sweep.trial_config(trial.values).model_dump(mode="json"),
-            "organization": sweep.organization,
-            "job_id": job.id,
-        },
-        flow_run_name=job.id,
-        tags=[f"sweep:{sweep.id}", f"org:{job.organization}", f"job:{job.id}"],
-        idempotency_key=job.id,
-        timeout=0,
-        as_subflow=False,
-    )
-    assert isinstance(run, FlowRun)  # noqa: S101 - a synchronous flow gets no coroutine
+    config = sweep.trial_config(trial.values)
+    run = submit_job(deployment, config, job.organization, job.id, [f"sweep:{sweep.id}"])
     get_run_logger().info("trial %d is %s", trial.number, job.id)
     if trial.stopped_at is not None:  # it was decided before this process began
         with get_client(sync_client=True) as client:
