@@ -35,6 +35,7 @@
     │   ├── OutOfMemoryError
     │   └── DivergedError
     ├── EvaluationError
+    ├── DatabaseError
     ├── ChildDiedError
     │   └── ChildSilentError
     ├── DamagedFolderError
@@ -248,6 +249,10 @@ class DamagedFolderError(FineTuneError):
 
 class HubError(FineTuneError):
     """The hub refused, or answered nonsense."""
+
+
+class DatabaseError(FineTuneError):
+    """A database cannot be opened or read."""
 
 
 class HubUnavailableError(HubError):

@@ -89,7 +89,8 @@ class Strategy(str, Enum):
 class EvaluationMetric(str, Enum):
     """What an evaluation can measure, by its name in reports.
 
-    The first three are over the tokens of the expected answers, the others on generated ones.
+    The first three are over the tokens of the expected answers, the others on generated ones; the
+    last three are of generated SQL, which is executed.
     """
 
     LOSS = "loss"
@@ -103,6 +104,9 @@ class EvaluationMetric(str, Enum):
     ROUGE_L = "rougeL"
     BLEU = "bleu"
     CHRF = "chrf"
+    EXECUTION_ACCURACY = "execution_accuracy"
+    VALID_SQL = "valid_sql"
+    SQL_EXACT_MATCH = "sql_exact_match"
 
 
 # What a model tells of the expected answers themselves, without generating any.
@@ -110,6 +114,12 @@ OF_TOKENS = (
     EvaluationMetric.LOSS,
     EvaluationMetric.PERPLEXITY,
     EvaluationMetric.TOKEN_ACCURACY,
+)
+# What `finetune_core.text_to_sql.scoring` tells of generated SQL.
+OF_SQL = (
+    EvaluationMetric.EXECUTION_ACCURACY,
+    EvaluationMetric.VALID_SQL,
+    EvaluationMetric.SQL_EXACT_MATCH,
 )
 LESS_IS_BETTER = {EvaluationMetric.LOSS.value, EvaluationMetric.PERPLEXITY.value}
 

@@ -24,6 +24,7 @@ from finetune_core.config.sections import (
     TrainingConfig,
     rows_a_step,
 )
+from finetune_core.config.sql import SECRET, SqlConfig
 from finetune_core.exceptions import (
     ConfigError,
     Fault,
@@ -33,6 +34,7 @@ from finetune_core.exceptions import (
 )
 from finetune_core.types import (
     GATE_ALIASES,
+    OF_SQL,
     OF_TOKENS,
     DatasetFormat,
     DatasetSource,
@@ -66,6 +68,9 @@ class PipelineConfig(Section):
 
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     """How base and tuned model are compared."""
+
+    sql: SqlConfig = Field(default_factory=SqlConfig)
+    """The databases that it writes queries for."""
 
     registry: RegistryConfig = Field(default_factory=RegistryConfig)
     """How the result is registered."""
@@ -227,10 +232,30 @@ def _exclusions(sections: Mapping[str, Section]) -> list[Fault]:
     if isinstance(training, TrainingConfig):
         faults += _batch_exclusions(training)
         faults += _method_exclusions(training, sections)
+    faults += _sql_exclusions(sections)
     registry, evaluation = sections.get("registry"), sections.get("evaluation")
     if isinstance(registry, RegistryConfig) and registry.gate.enabled:
         faults += _gate_exclusions(registry, evaluation)
     return faults
+
+
+def _sql_exclusions(sections: Mapping[str, Section]) -> list[Fault]:
+    """Metrics of SQL that there is no database for."""
+    sql, evaluation = sections.get("sql"), sections.get("evaluation")
+    registry = sections.get("registry")
+    if not isinstance(sql, SqlConfig) or sql.executes:
+        return []
+    asked: dict[str, Iterable[Any]] = {}
+    if isinstance(evaluation, EvaluationConfig):
+        asked["evaluation.metrics"] = evaluation.metrics or ()
+    if isinstance(registry, RegistryConfig):
+        asked["registry.gate.metric"] = [registry.gate.metric]
+    return [
+        Fault(path, f"{metric.value} executes queries, and sql.databases has no url to ask")
+        for path, metrics in asked.items()
+        for metric in metrics
+        if metric in OF_SQL
+    ]
 
 
 def _gate_exclusions(registry: RegistryConfig, evaluation: Section | None) -> list[Fault]:
@@ -241,7 +266,8 @@ def _gate_exclusions(registry: RegistryConfig, evaluation: Section | None) -> li
         faults.append(Fault("registry.alias", problem))
     metric = registry.gate.metric
     measured = evaluation.metrics if isinstance(evaluation, EvaluationConfig) else None
-    if metric not in OF_TOKENS and measured is not None and metric not in measured:
+    always = ("auto", *OF_TOKENS, *OF_SQL)
+    if metric not in always and measured is not None and metric not in measured:
         name = str(getattr(metric, "value", metric))
         faults.append(Fault("registry.gate.metric", f"{name} is not among evaluation.metrics"))
     return faults
@@ -325,6 +351,9 @@ def _valid_sections(value: Any) -> dict[str, Section]:
 
 def _again(details: Any) -> InitErrorDetails:
     """An error of pydantic's in the form in which it can be raised once more."""
+    if details["type"] == SECRET:
+        hidden = PydanticCustomError(SECRET, "{problem}", {"problem": details["msg"]})
+        return InitErrorDetails(type=hidden, loc=details["loc"], input="…")
     again = InitErrorDetails(type=details["type"], loc=details["loc"], input=details["input"])
     if "ctx" in details:
         again["ctx"] = details["ctx"]
@@ -339,7 +368,7 @@ def _fault(details: Any) -> Fault:
         return Fault(path, "is required")
     if details["type"] == "extra_forbidden":
         return Fault(path, f"is not a setting{_suggestion(names)}")
-    if details["type"] == INCOMPATIBLE:
+    if details["type"] in (INCOMPATIBLE, SECRET):
         return Fault(path, details["msg"])
     message = details["msg"].removeprefix("Input ").removeprefix("Value error, ")
     return Fault(path, f"{message} (got {details['input']!r})")

@@ -296,8 +296,9 @@ class GateConfig(Section):
     enabled: bool = True
     """Whether versions become champion or challenger by proof; without, only by hand."""
 
-    metric: EvaluationMetric | MetricFile = setting("gate.metric")
-    """By which it must be better: one that the evaluation measures."""
+    metric: EvaluationMetric | Literal["auto"] | MetricFile = setting("gate.metric")
+    """By which it must be better: one that the evaluation measures; auto is execution_accuracy
+    where queries are executed, else loss."""
 
     direction: Literal["auto", "lower", "higher"] = "auto"
     """What is better; auto is lower for loss and perplexity, else higher."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from finetune_core.config.sections import GateConfig
@@ -14,6 +14,7 @@ from finetune_core.exceptions import DatasetFormatError, EmptyDatasetError, NoTe
 from finetune_core.types import (
     LESS_IS_BETTER,
     Challenge,
+    EvaluationMetric,
     EvaluationReport,
     GateCheck,
     GateReport,
@@ -71,7 +72,8 @@ def check_gate(gate: GateConfig) -> None:
     """
     if not gate.enabled:
         return
-    check_modules([gate.metric])
+    if gate.metric != "auto":
+        check_modules([gate.metric])
     for path in (gate.general_path, gate.regression_path):
         for file in find_files(Path(path)) if path else ():
             _check_rows(file)
@@ -111,7 +113,7 @@ def _gain(
     gate: GateConfig, report: EvaluationReport, challenge: Challenge | None, incumbent: int | None
 ) -> GateCheck:
     """Whether it is better by the primary metric; where it only may be, it is not."""
-    name, rival = str(getattr(gate.metric, "value", gate.metric)), "the base"
+    rival = "the base"
     if incumbent is not None:
         rival = f"version {incumbent}"
     if challenge is not None and challenge.unlike:
@@ -120,6 +122,7 @@ def _gain(
         before, changes = challenge.incumbent, challenge.change
     else:
         before, changes = report.base, report.change
+    name = _metric(gate, changes)
     if name not in changes:
         known = ", ".join(changes)
         detail = f"{name} was not measured, only {known}: add it to evaluation.metrics"
@@ -136,6 +139,14 @@ def _gain(
         detail=f"{name} is {sure} better{needed} than {rival}'s: {before[name]:.4f} → "
         f"{before[name] + change:.4f} ({change:+.4f}, 95 % between {low:+.4f} and {high:+.4f})",
     )
+
+
+def _metric(gate: GateConfig, measured: Collection[str]) -> str:
+    """The name of the primary metric: by default, what executing queries tells, or else the loss."""
+    if gate.metric != "auto":
+        return str(getattr(gate.metric, "value", gate.metric))
+    executed = EvaluationMetric.EXECUTION_ACCURACY.value
+    return executed if executed in measured else EvaluationMetric.LOSS.value
 
 
 def _regressions(challenge: Challenge) -> GateCheck:

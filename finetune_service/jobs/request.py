@@ -18,6 +18,7 @@ from pydantic import (
 from finetune_core.config.defaults import default
 from finetune_core.config.pipeline import PipelineConfig
 from finetune_core.config.sections import rows_a_step
+from finetune_core.config.sql import SqlConfig
 from finetune_core.exceptions import ConfigError
 from finetune_core.types import TrainingMethod
 from finetune_service.exceptions import InvalidValueError
@@ -64,6 +65,7 @@ NOT_IN_CONFIG = {
     ),
     "model": ("name",),
     "training": ("output_dir",),
+    "sql": tuple(SqlConfig.model_fields),
 }  # fmt: skip
 
 

@@ -16,10 +16,12 @@ def sections(left_out: Mapping[str, Collection[str]]) -> dict[str, Any]:
     """
     whole = PipelineConfig.model_json_schema()
     schema: dict[str, Any] = _inlined(whole, whole["$defs"])
-    for name, section in schema["properties"].items():
+    for name, section in list(schema["properties"].items()):
         for field in left_out.get(name, ()):
             section["properties"].pop(field)
         section.pop("required", None)
+        if not section["properties"]:
+            del schema["properties"][name]
     return {
         "type": "object",
         "properties": schema["properties"],

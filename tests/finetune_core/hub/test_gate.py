@@ -51,6 +51,13 @@ def test_against_the_base_the_whole_interval_must_be_better(tmp_path, gate, pass
     assert (verdict.reasons == "") is passed
 
 
+@pytest.mark.parametrize(("gain", "passed"), [((0.2, 0.4), True), ((0.0, 0.2), False)])
+def test_where_queries_are_executed_that_counts_and_not_the_loss(tmp_path, gain, passed):
+    verdict = judge(GateConfig(), report(tmp_path, execution_accuracy=gain), None, None)
+    assert verdict.passed is passed
+    assert "execution_accuracy" in verdict.checks[0].detail
+
+
 @pytest.mark.parametrize(
     ("loss", "passed"),
     [
