@@ -26,6 +26,7 @@ def evaluate_model(
         model=config.model,
         method=config.training.method,
         evaluation=config.evaluation,
+        sql=config.sql,
         output=job.folder / "report",
     )
 

@@ -57,6 +57,7 @@ def prove(hub: Hub, card: Card, gate: GateConfig, hear: Emit) -> GateReport:
             model=config.model,
             method=config.training.method,
             evaluation=config.evaluation,
+            sql=config.sql,
             output=job.folder / f"challenge-{champion.version if champion else 'base'}",
             report=card.report,
             champion=hub.download(champion, copy) if champion else None,

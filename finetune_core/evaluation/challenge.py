@@ -94,7 +94,7 @@ def _compare(
         done += rows
         emit({"type": "progress", "done": done, "total": len(measure)})
 
-    measure = Measure(tokens, tokenizer, task, labels, config, progress)
+    measure = Measure(tokens, tokenizer, task, labels, config, progress, request.sql)
     candidate = Measured(
         np.load(report.sums), [sample["tuned"] for sample in report.read_samples()]
     )

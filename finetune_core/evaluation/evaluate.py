@@ -48,7 +48,7 @@ def _write(request: EvaluateRequest, emit: Emit, folder: Path) -> EvaluationRepo
         done += rows
         emit({"type": "progress", "done": done, "total": 2 * len(measure)})
 
-    measure = Measure(tokens, tokenizer, task, labels, config, progress)
+    measure = Measure(tokens, tokenizer, task, labels, config, progress, request.sql)
     models: dict[str, Measured] = {}
     if (tuned_folder / ADAPTER_CONFIG).is_file():
         model = peft.PeftModel.from_pretrained(load_base(request, tokenizer), tuned_folder)

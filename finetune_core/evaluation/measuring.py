@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 
 from finetune_core.config.sections import EvaluationConfig
+from finetune_core.config.sql import SqlConfig
 from finetune_core.data.collate import Collator
 from finetune_core.data.masks import IGNORED
 from finetune_core.data.pairs import answer_text
@@ -21,6 +22,7 @@ from finetune_core.evaluation.intervals import Estimate, Statistic, Weights, com
 from finetune_core.evaluation.token_score import score, token_sums
 from finetune_core.exceptions import EvaluationError, FineTuneError
 from finetune_core.models.tasks import default_metrics, task_of
+from finetune_core.text_to_sql.scoring import Scorer
 from finetune_core.types import Task
 
 Progress = Callable[[int], None]  # is told how many more rows are measured
@@ -56,6 +58,10 @@ class Measure:
         labels: Those that a model chooses from.
         config: The metrics, and how answers are generated.
         progress: Is told how many more rows are measured.
+        sql: The databases that the answers are queries for, if they are.
+
+    Raises:
+        EvaluationError: The gold SQL of the rows is not there.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class Measure:
         labels: Sequence[str],
         config: EvaluationConfig,
         progress: Progress,
+        sql: SqlConfig | None = None,
     ) -> None:
         self._tokens = tokens
         self._tokenizer = tokenizer
@@ -74,6 +81,10 @@ class Measure:
         self._progress = progress
         found = find_questions(tokens, tokenizer, task, labels)
         self.questions = list(islice(found, config.num_samples))
+        self._scorer: Scorer | None = None
+        if sql and sql.executes and self.questions:
+            rows = [question.row for question in self.questions]
+            self._scorer = Scorer(sql, rows, [question.expected for question in self.questions])
 
     def __len__(self) -> int:
         """How often progress is told of one model."""
@@ -115,12 +126,15 @@ class Measure:
         compared = compare(sums, len(self._tokens))
         expected = [question.expected for question in self.questions]
         if expected:  # a plain text asks nothing
-            of_answers = {
-                name: metrics.statistic(self._wanted, each.answers, expected)
-                for name, each in models.items()
-            }
-            for name, found in compare(of_answers, len(expected)).items():
-                compared[name] |= found
+            scores: list[Callable[[Sequence[str]], Statistic]] = [
+                lambda answers: metrics.statistic(self._wanted, answers, expected)
+            ]
+            if self._scorer:
+                scores.append(self._scorer.statistic)
+            for score_of in scores:
+                of_answers = {name: score_of(each.answers) for name, each in models.items()}
+                for name, found in compare(of_answers, len(expected)).items():
+                    compared[name] |= found
         return compared
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import Field
+
 from finetune_core.config.sections import (
     EvaluationConfig,
     GateConfig,
     ModelConfig,
     TokenizationConfig,
 )
+from finetune_core.config.sql import SqlConfig
 from finetune_core.types import (
     ChosenCheckpoint,
     EvaluationReport,
@@ -30,6 +33,7 @@ class EvaluateRequest(Record):
     model: ModelConfig
     method: TrainingMethod = TrainingMethod.LORA
     evaluation: EvaluationConfig
+    sql: SqlConfig = Field(default_factory=SqlConfig)
     output: Path
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from finetune_core.evaluation.intervals import Estimate, Statistic, Weights, estimate
 from finetune_core.exceptions import EvaluationError, Fault, FineTuneError, InvalidConfigError
-from finetune_core.types import OF_TOKENS, EvaluationMetric
+from finetune_core.types import OF_SQL, OF_TOKENS, EvaluationMetric
 
 # Which module computes a metric; one module may give several.
 MODULES = {
@@ -66,11 +66,11 @@ def statistic(
     """All metrics on generated answers, of which resamples are drawn once; raises as `compute`.
 
     Args:
-        metrics: As `compute` takes them; those of `OF_TOKENS` are passed over.
+        metrics: As `compute` takes them; those that no module computes are passed over.
         predictions: The generated answers.
         references: The expected answers, in the same order.
     """
-    files = {each: find_module(each) for each in metrics if each not in OF_TOKENS}
+    files = {each: find_module(each) for each in metrics if each not in (*OF_TOKENS, *OF_SQL)}
     modules = {
         file: _statistic(file, list(predictions), list(references)) for file in files.values()
     }
@@ -97,7 +97,7 @@ def check_modules(metrics: Iterable[EvaluationMetric | str]) -> None:
         InvalidConfigError: A module's file is not there.
     """
     for metric in metrics:
-        if metric not in OF_TOKENS:
+        if metric not in (*OF_TOKENS, *OF_SQL):
             find_module(metric)
 
 
