@@ -50,8 +50,8 @@ def open_job(config: PipelineConfig, organization: str, *, job_id: str | None = 
         OutputError: The folder cannot be written.
         IncompatibleConfigError: The job began with another config.
     """
-    job_id = _plain("job_id", job_id or new_job_id())
-    folder = jobs_folder(organization, config.training.output_dir) / job_id
+    job_id = job_id or new_job_id()
+    folder = job_folder(organization, config.training.output_dir, job_id)
     job = Job(id=job_id, name=model_name(config), organization=organization, folder=folder)
     file = folder / CONFIG
     if file.exists():
@@ -61,7 +61,7 @@ def open_job(config: PipelineConfig, organization: str, *, job_id: str | None = 
             raise IncompatibleConfigError([Fault("config", problem)])
         return job
     check_writable(folder.parent)
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)  # text_to_sql has put the job's dataset there
     config.to_yaml(file)
     return job
 
@@ -168,13 +168,22 @@ def find_config(job_id: str, organization: str, output_dir: Path | None) -> Pipe
     Raises:
         JobNotFoundError: There is no such job in that folder.
     """
-    file = jobs_folder(organization, output_dir) / _plain("job_id", job_id) / CONFIG
+    file = job_folder(organization, output_dir, job_id) / CONFIG
     if not file.is_file():
         raise JobNotFoundError(
             f"there is no job {job_id} in {file.parent.parent}",
             hint="Name the folder that the job was started with by --output.",
         )
     return PipelineConfig.from_yaml(file)
+
+
+def job_folder(organization: str, output_dir: Path | None, job_id: str) -> Path:
+    """The folder of one job.
+
+    Raises:
+        InvalidConfigError: The id could lead out of the folder.
+    """
+    return jobs_folder(organization, output_dir) / _plain("job_id", job_id)
 
 
 def jobs_folder(organization: str, output_dir: Path | None) -> Path:

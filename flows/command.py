@@ -7,7 +7,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from time import perf_counter
@@ -171,9 +172,9 @@ def run(
         result = _finetune(chosen, organization, resume or new_job_id(), force)
         seconds = perf_counter() - start
         if as_json:
-            _print_json(_summary(result, seconds))
+            _print_json(summary_of(result, seconds))
         else:
-            _print_table(result, seconds)
+            print_result(result, seconds)
 
     report_errors(work, as_json=as_json)
 
@@ -252,14 +253,24 @@ def _check(config: PipelineConfig, organization: str) -> None:
 
 
 def _finetune(config: PipelineConfig, organization: str, job_id: str, force: bool) -> JobResult:
-    """Runs the flow; where it stops for no fault of the input, says how it goes on."""
     from flows.finetune import finetune
 
     _log_to_file()  # again: importing Prefect has put its own handlers in place
-    folder = config.training.output_dir
+    with going_on(job_id, config.training.output_dir):
+        return finetune(config, organization, job_id, force)
+
+
+@contextmanager
+def going_on(job_id: str, folder: Path | None) -> Iterator[None]:
+    """Says how a job goes on that stops for no fault of the input.
+
+    Args:
+        job_id: The job.
+        folder: That of its jobs, where it is not the organisation's own.
+    """
     again = f"--resume {job_id}{f' --output {folder}' if folder else ''}"
     try:
-        return finetune(config, organization, job_id, force)
+        yield
     except InputError:
         raise
     except FineTuneError as error:
@@ -282,7 +293,8 @@ def _log_to_file() -> Path:
     return file
 
 
-def _summary(result: JobResult, seconds: float) -> dict[str, Any]:
+def summary_of(result: JobResult, seconds: float) -> dict[str, Any]:
+    """What a program is told of a job that has succeeded."""
     return {
         "status": "completed",
         "job_id": result.job.id,
@@ -307,7 +319,8 @@ def _print_json(value: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
-def _print_table(result: JobResult, seconds: float) -> None:
+def print_result(result: JobResult, seconds: float) -> None:
+    """What a person is told of a job that has succeeded."""
     from finetune_core.evaluation.report import comparison
     from finetune_core.hub import open_hub
 

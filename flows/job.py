@@ -72,10 +72,15 @@ def running_job(
         Pause: The flow run is suspended.
     """
     run = _deployed_run()
-    if run and run.created and not job_id:
-        job_id = job_id_of(run.id, run.created)
+    job_id = job_id or own_job_id()
     with _pausing_on_a_full_disk(run), _working(run, config, organization, job_id) as running:
         yield running
+
+
+def own_job_id() -> str | None:
+    """The id of the job of this process's flow run: the same when the run begins anew."""
+    run = _deployed_run()
+    return job_id_of(run.id, run.created) if run and run.created else None
 
 
 @contextmanager
