@@ -142,7 +142,7 @@ def _gain(
 
 
 def _metric(gate: GateConfig, measured: Collection[str]) -> str:
-    """The name of the primary metric: by default, what executing queries tells, or else the loss."""
+    """The name of the primary metric: by default, what executed queries give, else the loss."""
     if gate.metric != "auto":
         return str(getattr(gate.metric, "value", gate.metric))
     executed = EvaluationMetric.EXECUTION_ACCURACY.value

@@ -135,7 +135,7 @@ class Database:
         except DBAPIError as error:
             if error.connection_invalidated:  # not the query's fault
                 raise self._refused(error) from None
-            message = " ".join(str(error.orig).split())
+            message = _said(error)
             if "interrupted" in message or "statement timeout" in message:
                 raise self._slow() from None
             raise RefusedQuery("fails", message[:300]) from None
@@ -183,6 +183,12 @@ class Database:
             if self._url.get_backend_name() == "postgresql"
             else None,
         )
+
+
+def _said(error: DBAPIError) -> str:
+    """What the database says is wrong, without the place in a statement that is not the user's."""
+    diagnosis = getattr(error.orig, "diag", None)
+    return " ".join(str(getattr(diagnosis, "message_primary", None) or error.orig).split())
 
 
 def _open_sqlite(file: Path, asking: bool) -> sqlite3.Connection:

@@ -110,7 +110,7 @@ class Judge:
             return
         known = set()
         for number, sql in enumerate(found, 1):
-            which = f"query {number} of {len(found)} " if len(found) > 1 else "it "
+            which = f"query {number} of {len(found)}: " if len(found) > 1 else ""
             try:
                 text = write(parse_select(sql, asked), own)
                 if text in known:
