@@ -17,7 +17,12 @@ from finetune_core.config.pipeline import PipelineConfig
 from finetune_core.config.sections import ModelConfig, TokenizationConfig
 from finetune_core.data.examine import original
 from finetune_core.data.ledger import CHANGED, DROPPED, KEPT, LEDGER_SCHEMA, Counts, Finding, joined
-from finetune_core.exceptions import EmptyDatasetError, Fault, MissingConfigError
+from finetune_core.exceptions import (
+    EmptyDatasetError,
+    Fault,
+    IncompatibleConfigError,
+    MissingConfigError,
+)
 from finetune_core.jobs import model_name
 from finetune_core.models.source import find_model
 from finetune_core.models.tasks import find_tokenization, read_model_config
@@ -26,7 +31,7 @@ from finetune_core.text_to_sql.judging import CountTokens, Judge
 from finetune_core.text_to_sql.questions import read_questions, table_of
 from finetune_core.text_to_sql.serializers import Serializer, choose
 from finetune_core.text_to_sql.sources import Source, open_sources
-from finetune_core.types import DatasetFormat, Ledgered, Record
+from finetune_core.types import DatasetFormat, DatasetSource, Ledgered, Record
 
 TRAINING, VALIDATION, EVALUATION = "training", "validation", "evaluation"
 SPARE = 16  # tokens that an answer may have beyond the longest gold one
@@ -122,8 +127,11 @@ def build(request: BuildRequest, emit: Emit) -> SqlDataset:
         InputError: As `build_dataset`; or there is no such model.
         ModelLoadError: Its tokenizer does not load.
     """
-    count = token_counter(request.config.model, request.config.tokenization)
-    return build_dataset(request.config, count, request.output, emit)
+    config = request.config
+    _, fitted = find_tokenization(config.tokenization, config.model)
+    count = token_counter(config.model, fitted)
+    config = config.model_copy(update={"tokenization": fitted})
+    return build_dataset(config, count, request.output, emit)
 
 
 def token_counter(model: ModelConfig, tokenization: TokenizationConfig) -> CountTokens:
@@ -169,6 +177,9 @@ def build_dataset(
     """
     if not config.sql.databases:
         raise MissingConfigError([Fault("sql.databases", "is required: name one or more")])
+    if config.dataset.source is not DatasetSource.LOCAL_FILE:
+        problem = "must be local_file: questions are a file, or table:NAME of a database"
+        raise IncompatibleConfigError([Fault("dataset.source", problem)])
     return once(folder, SqlDataset, lambda temporary: _write(config, count, emit, temporary))
 
 
@@ -230,7 +241,8 @@ class _Writer:
         golds: list[dict[str, Any]] = []
         refused: Counter[str] = Counter()
         with rows_file(self._folder, name).open("w") as file:
-            for source_row, question in read_questions(path, data, sources):
+            limit = data.max_samples if name == TRAINING else None
+            for source_row, question in read_questions(path, data, sources, limit):
                 usable, findings = self._judge(question)
                 changed = any(each.action == "change" for each in findings)
                 outcome = DROPPED if usable is None else CHANGED if changed else KEPT

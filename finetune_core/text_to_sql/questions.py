@@ -44,7 +44,7 @@ class GoldenQuestion(NamedTuple):
 
 
 def read_questions(
-    path: str, config: DatasetConfig, databases: Sequence[Source]
+    path: str, config: DatasetConfig, databases: Sequence[Source], limit: int | None = None
 ) -> Iterator[tuple[SourceRow, GoldenQuestion | RowFault]]:
     """The rows of a file or a table, each with the question in it, or what is wrong with it.
 
@@ -52,13 +52,14 @@ def read_questions(
         path: A file as datasets are read from, or `table:NAME`.
         config: Names the columns, where they are not called as usual.
         databases: Of which one holds the table.
+        limit: Read only so many.
 
     Raises:
         DatasetError: The file is not there, or cannot be read.
         InvalidConfigError: There is no such table, or no such column.
     """
     columns: Columns | None = None
-    for row in _rows(path, config, databases):
+    for row in _rows(path, databases, limit):
         if columns is None:
             columns = find_columns(list(row.values), config)
         yield row, _read(row, columns)
@@ -88,16 +89,16 @@ def table_of(path: str) -> str | None:
     return path[len(TABLE) :] if path.startswith(TABLE) else None
 
 
-def _rows(path: str, config: DatasetConfig, databases: Sequence[Source]) -> Iterator[SourceRow]:
+def _rows(path: str, databases: Sequence[Source], limit: int | None) -> Iterator[SourceRow]:
     name = table_of(path)
     if name is None:
-        yield from read_rows(Path(path), config.max_samples)
+        yield from read_rows(Path(path), limit)
         return
     holding = [each for each in databases if each.holds(name)]
     if len(holding) != 1:
         found = "several databases have" if holding else "no database has"
         raise InvalidConfigError([Fault("dataset.path", f"{found} a table {name}")])
-    for number, values in enumerate(holding[0].read_table(name, config.max_samples), 1):
+    for number, values in enumerate(holding[0].read_table(name, limit), 1):
         yield SourceRow(number, values)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import sqlite3
 
 import psutil
 import pytest
@@ -68,6 +69,7 @@ def test_everything_in_prefect_yaml_is_deployed_as_it_says(running):
         "nightly": "cpu",
         "sweep": "cpu",
         "evaluate_registered": "cpu",
+        "text_to_sql": "cpu",
     }
     for each in found.values():
         assert each["enforce_parameter_schema"]
@@ -75,6 +77,46 @@ def test_everything_in_prefect_yaml_is_deployed_as_it_says(running):
         assert each["global_concurrency_limit"]["limit"]
     (schedule,) = found["nightly"]["schedules"]
     assert not schedule["active"]
+
+
+@pytest.mark.slow
+def test_text_to_sql_on_a_worker_submits_the_job_that_learns(running, tmp_path):
+    with sqlite3.connect(tmp_path / "shop.db") as connection:
+        connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT)")
+        connection.execute("INSERT INTO orders VALUES (1, 'lamp')")
+    questions = [
+        json.dumps({"question": f"How many orders? ({n})", "query": "SELECT COUNT(*) FROM orders"})
+        for n in range(24)
+    ]
+    (tmp_path / "questions.jsonl").write_text("\n".join(questions))
+    config = json.loads(write_config(tmp_path / "config.json").read_text())
+    config["dataset"] = {"path": str(tmp_path / "questions.jsonl"), "validation_ratio": 0.5}
+    config["sql"] = {"databases": [{"url": f"sqlite:///{tmp_path / 'shop.db'}"}]}
+    with running.prefect() as prefect:
+        deployed = {each["name"]: each["id"] for each in prefect._post("/deployments/filter")}
+
+        def state(run_id: str) -> str:
+            return prefect._client.get(f"/flow_runs/{run_id}")["state_type"]
+
+        def end(run_id: str) -> str:
+            ended = ("COMPLETED", "FAILED", "CRASHED")
+            assert wait_until(lambda: state(run_id) in ended, 180)
+            return state(run_id)
+
+        path = f"/deployments/{deployed['text_to_sql']}/create_flow_run"
+        run = prefect._post(path, parameters={"config": config})
+        assert end(run["id"]) == "COMPLETED"
+        wanted = {"flow_runs": {"tags": {"all_": ["text_to_sql"]}}}
+        submitted = [
+            each
+            for each in prefect._post("/flow_runs/filter", **wanted)
+            if each["deployment_id"] == deployed["cpu"]
+        ]
+        assert len(submitted) == 1
+        assert end(submitted[0]["id"]) == "COMPLETED"
+    job = submitted[0]["name"]
+    folder = running.home / "organizations" / "local" / "jobs" / job
+    assert "execution_accuracy" in (folder / "report" / "report.md").read_text()
 
 
 def test_no_secret_is_in_a_command_line_or_a_log(running):
