@@ -75,6 +75,23 @@ class DatabaseConfig(Section):
         database = url.database or url.username or ""
         return Path(database).stem if url.get_backend_name() == "sqlite" else database
 
+    def anchored(self) -> DatabaseConfig:
+        """The same with paths that mean the same from everywhere."""
+        from sqlalchemy.engine import make_url
+
+        changed: dict[str, str] = {}
+        if self.metadata:
+            changed["metadata"] = str(_absolute(self.metadata))
+        url = make_url(self.url) if self.url else None
+        if url is not None and url.get_backend_name() == "sqlite":
+            file = str(_absolute(str(url.database)))
+            changed["url"] = url.set(database=file).render_as_string()
+        return self.model_copy(update=changed)
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().absolute()
+
 
 class SqlConfig(Section):
     """The databases that a text-to-SQL model writes its queries for; without any, it is none."""
@@ -116,6 +133,10 @@ class SqlConfig(Section):
     def executes(self) -> bool:
         """Whether there are databases, and all of them can be asked."""
         return bool(self.databases) and all(each.url for each in self.databases)
+
+    def anchored(self) -> SqlConfig:
+        """The same with paths that mean the same from everywhere."""
+        return self.model_copy(update={"databases": [each.anchored() for each in self.databases]})
 
     @model_validator(mode="after")
     def _names_once(self) -> SqlConfig:

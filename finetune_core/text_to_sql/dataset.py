@@ -86,9 +86,9 @@ class SqlDataset(Ledgered):
             "max_samples": None,
         }
         enough = max(config.evaluation.generation_max_length, self.longest_answer + SPARE)
-        changed = {
+        changed: dict[str, dict[str, Any]] = {
             "dataset": files,
-            "sql": {"golds": self.golds},
+            "sql": {"golds": self.golds, "databases": config.sql.anchored().databases},
             "evaluation": {"generation_max_length": enough},
             "registry": {"model_name": model_name(config)},
         }

@@ -23,6 +23,7 @@ from finetune_service.cli import (
     spec,
     stack,
     sweep,
+    text_to_sql,
     upload,
     webhooks,
 )
@@ -34,6 +35,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("merge")(merge.merge)
 app.command("combine")(combine.combine)
 app.command("sweep")(sweep.sweep)
+app.command("text-to-sql")(text_to_sql.text_to_sql)
 app.command("upload")(upload.upload)
 app.command("export")(export.export)
 app.command("join")(join.join)

@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
+from finetune_core.config.pipeline import PipelineConfig
 from finetune_core.config.settings import Settings
 from finetune_core.data.loading import find_files
 from finetune_core.exceptions import FineTuneError, InputError, error_from_dict
@@ -71,7 +72,6 @@ class LocalBackend:
             new, base=_absolute(new.model), training=training, validation=validation
         )
         find_tokenization(config.tokenization, config.model)
-        jobs_folder(self._organization, None)  # checks the name, and makes the folder private
         record = JobRecord(
             id=new_job_id(),
             name=str(config.registry.model_name),
@@ -86,8 +86,16 @@ class LocalBackend:
             priority=new.priority,
             metadata=new.metadata,
         )
-        self._store.add(record, config)
-        self._process(record).start(self._organization)
+        return self.launch(record, config)
+
+    def launch(self, record: JobRecord, config: PipelineConfig) -> JobInfo:
+        """Makes a job's folder and starts its process, each unless that has been done already."""
+        jobs_folder(self._organization, None)  # checks the name, and makes the folder private
+        if self._store.get(self._organization, record.id) is None:
+            self._store.add(record, config)
+        with FileLock(self._folder(record) / "asking.lock"):
+            if self._status(record) is Status.QUEUED and not self._process(record).started_at:
+                self._process(record).start(self._organization)
         return self._info(record)
 
     def list(self, limit: int) -> list[JobInfo]:

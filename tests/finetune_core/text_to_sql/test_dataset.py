@@ -19,6 +19,7 @@ from finetune_core.exceptions import (
 )
 from finetune_core.text_to_sql.dataset import BuildRequest, build
 from finetune_core.text_to_sql.report import reasons, summary, table
+from tests.finetune_core.text_to_sql.conftest import sqlite_shop
 
 GOOD = ("How many orders?", "SELECT COUNT(*) FROM orders")
 
@@ -237,6 +238,23 @@ def test_the_job_learns_from_what_was_built(make):
     assert job.sql.golds == data.golds
     assert job.registry.model_name == "tiny_base-questions"
     assert PipelineConfig.parse(job.model_dump(mode="json")) == job
+
+
+def test_the_job_finds_the_database_from_everywhere(tmp_path, tiny_base, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sqlite_shop(tmp_path)
+    (tmp_path / "q.jsonl").write_text(json.dumps({"question": GOOD[0], "query": GOOD[1]}))
+    config = PipelineConfig.parse(
+        {
+            "model": {"name": str(tiny_base)},
+            "dataset": {"path": "q.jsonl"},
+            "sql": {"databases": [{"url": "sqlite:///shop.db"}]},
+        }
+    )
+    data = build(BuildRequest(config=config, output=tmp_path / "built"), lambda event: None)
+    (database,) = data.config(config).sql.databases
+    assert database.url == f"sqlite:///{tmp_path / 'shop.db'}"
+    assert database.title == "shop"
 
 
 def test_a_database_that_is_away_is_an_error_that_a_retry_may_mend(make, monkeypatch, shop):
