@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -24,6 +25,12 @@ from finetune_service.stack.processes import by_run
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 POLL_SECONDS = 0.2
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# Prefect's own worker leaves a run alone that is cancelled after it was taken and before it has
+# begun: nobody else would end it.
+CANCELS = {
+    "PREFECT_WORKER_ENABLE_CANCELLATION": "true",
+    "PREFECT_WORKER_CANCELLATION_POLL_SECONDS": "10",
+}
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +51,7 @@ def main() -> int:
     command = ["worker", "start", "--type", "process", "--pool", options.pool, "--name", name]
     worker = subprocess.Popen(
         [sys.executable, "-m", "prefect", *command, *further],
+        env={**CANCELS, **os.environ},
         start_new_session=True,  # or a signal to our group would reach it, and it its flows
         preexec_fn=_end_with_parent if sys.platform == "linux" else None,
     )

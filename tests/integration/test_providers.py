@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -193,3 +194,36 @@ def test_a_key_that_nobody_knows(make, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-ft-nobodys")
     with pytest.raises(ApiKeyError, match="does not know the key that OPENAI_API_KEY holds"):
         open_provider(make()).create_fine_tuning_job()
+
+
+def test_text_to_sql_by_the_command(service, home, tmp_path):
+    with sqlite3.connect(tmp_path / "shop.db") as connection:
+        connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT)")
+        connection.execute("INSERT INTO orders VALUES (1, 'lamp')")
+    questions = [
+        json.dumps({"question": f"How many orders? ({n})", "query": "SELECT COUNT(*) FROM orders"})
+        for n in range(40)
+    ]
+    (tmp_path / "questions.jsonl").write_text("\n".join(questions))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "finetune_service.cli", "text-to-sql"),
+            *("--database", f"sqlite:///{tmp_path / 'shop.db'}"),
+            *("--questions", str(tmp_path / "questions.jsonl"), "--epochs", "1"),
+            *("--provider", "openai", "--base-url", f"{service.url}/v1", "--model", "tiny"),
+            *("--tokenizer", "examples/tiny_base", "--json"),
+        ],
+        cwd=ROOT,
+        env={**os.environ},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["status"] == "succeeded"
+    assert found["fine_tuned_model"]
+    assert found["metrics"]["train_loss"] > 0
+    written = [file for file in home.rglob("*") if file.is_file()]
+    for text in (done.stdout, done.stderr, *(each.read_text(errors="replace") for each in written)):
+        assert os.environ["OPENAI_API_KEY"] not in text

@@ -409,6 +409,20 @@ def test_retraining_is_a_job_of_its_own(service):
 
 
 @pytest.mark.slow
+def test_a_job_that_a_worker_has_taken_and_not_begun_is_cancelled_at_once(service, client, create):
+    with service.stack.prefect() as prefect:
+        job = create(long=True)
+
+        def state() -> str:
+            (run,) = prefect._post("/flow_runs/filter", flow_runs={"name": {"any_": [job.id]}})
+            return run["state_type"]
+
+        until(lambda: state() == "PENDING", "no worker takes it")
+        ask(client, job.id, "cancel")
+        reached(client, job.id, "cancelled", seconds=40)
+
+
+@pytest.mark.slow
 def test_a_cancelled_job_whose_worker_is_dead_ends_all_the_same(service, client, create):
     job = create(long=True)
     trained(client, job.id)
