@@ -83,6 +83,9 @@ class BenchmarkRunner:
         tokenization: How rows become tokens; without it, as a job does by default.
         emit: Hears of the progress.
 
+    Raises:
+        InvalidConfigError: A metric executes queries.
+
     Example:
         >>> runner = BenchmarkRunner(EvaluationConfig(metrics=["rougeL", "bleu"]), tokenizer)
         >>> report = runner.run_comparison(base, tuned, "held_out.jsonl")
@@ -97,6 +100,7 @@ class BenchmarkRunner:
         tokenization: TokenizationConfig | None = None,
         emit: Emit | None = None,
     ) -> None:
+        metrics.refuse_sql(eval_config.metrics or ())
         self._config = eval_config
         self._tokenizer = deepcopy(tokenizer)  # generating changes its padding
         self._tokenization = tokenization or TokenizationConfig()

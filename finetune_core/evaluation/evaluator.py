@@ -19,7 +19,7 @@ from finetune_core.config.sections import (
 )
 from finetune_core.evaluation.benchmark import BenchmarkRunner, Rows
 from finetune_core.evaluation.intervals import Interval
-from finetune_core.evaluation.metrics import check_modules
+from finetune_core.evaluation.metrics import check_modules, refuse_sql
 from finetune_core.exceptions import AdapterError, Fault, InvalidConfigError
 from finetune_core.models.merging import ADAPTER_CONFIG, base_of, read_adapter
 from finetune_core.models.source import find_model, tokenizer_folder
@@ -106,6 +106,7 @@ class Evaluator:
             raise config_error(error) from None
         if not metrics:
             raise InvalidConfigError([Fault("metrics", "needs one or more")])
+        refuse_sql(self._config.metrics or ())
         check_modules(self._config.metrics or ())
         self._tokenization = tokenization or TokenizationConfig()
         self._emit = emit

@@ -14,7 +14,7 @@ from finetune_core.config.pipeline import PipelineConfig
 from finetune_core.exceptions import ConfigError, Fault, InvalidConfigError
 from finetune_core.jobs import model_name
 from finetune_core.sweep.config import Range, Scalar, SweepConfig
-from finetune_core.types import LESS_IS_BETTER, EvaluationMetric
+from finetune_core.types import LESS_IS_BETTER, OF_SQL, EvaluationMetric
 
 TRIAL = "trial"  # the alias that a trial's version gets
 VALID_LOSS = "valid_loss"
@@ -67,7 +67,9 @@ def goal(sweep: SweepConfig, config: PipelineConfig) -> Goal:
     apart = dataset.evaluation_path or dataset.evaluation_split
     metric = sweep.metric or (VALID_LOSS if apart else "loss")
     asked = config.evaluation.metrics
-    names = EvaluationMetric if asked is None else asked
+    names = set(EvaluationMetric if asked is None else asked) - set(OF_SQL)
+    if config.sql.executes:  # then they are always measured
+        names |= set(OF_SQL)
     known = ALWAYS | {str(getattr(each, "value", each)) for each in names}
     if metric not in known:
         problem = f"is not measured: only {', '.join(sorted(known))} (got {metric!r})"

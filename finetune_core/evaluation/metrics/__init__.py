@@ -90,6 +90,17 @@ def statistic(
     return together
 
 
+def refuse_sql(metrics: Iterable[EvaluationMetric | str]) -> None:
+    """Refuses metrics that execute queries, where there is no database.
+
+    Raises:
+        InvalidConfigError: There are some.
+    """
+    if asked := [metric.value for metric in OF_SQL if metric in metrics]:
+        problem = f"{asked[0]} executes queries: a job with a `sql` section measures it"
+        raise InvalidConfigError([Fault("metrics", problem)])
+
+
 def check_modules(metrics: Iterable[EvaluationMetric | str]) -> None:
     """Finds at once what would otherwise be found only when there are answers.
 

@@ -182,6 +182,7 @@ def test_code_in_a_models_folder_is_not_run(tmp_path, tiny_base):
         ({"metrics": ["acuracy"]}, r"metrics\.0: .*'accuracy'.*acuracy"),
         ({"metrics": []}, "metrics: needs one or more"),
         ({"metrics": ["no/such.py"]}, r"there is no file no/such\.py"),
+        ({"metrics": ["loss", "execution_accuracy"]}, "execution_accuracy executes queries"),
         ({"num_samples": 0}, "num_samples"),
         ({"samples": 5}, "samples: is not a setting"),
     ],
