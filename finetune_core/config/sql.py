@@ -39,6 +39,17 @@ def _url(value: str) -> str:
     return value
 
 
+def _dialect(value: str) -> str:
+    from sqlglot import Dialect
+
+    name = "postgres" if value.lower() == "postgresql" else value.lower()
+    try:
+        Dialect.get_or_raise(name)
+    except ValueError as error:
+        raise ValueError(f"is no dialect of sqlglot's: {error}") from None
+    return name
+
+
 DatabaseUrl = Annotated[str, StringConstraints(min_length=1), AfterValidator(_url)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 
@@ -103,7 +114,7 @@ class SqlConfig(Section):
     """How a prompt shows the schema: as CREATE TABLE statements, as short lines, or as Markdown
     tables; auto is what fits the base model's family and the length of its rows."""
 
-    dialect: Text | None = None
+    dialect: Annotated[str, StringConstraints(min_length=1), AfterValidator(_dialect)] | None = None
     """The dialect of the gold SQL, as sqlglot names it; without it, each database's own."""
 
     schema_tokens: int | None = setting("sql.schema_tokens")

@@ -21,13 +21,13 @@ from finetune_core.text_to_sql.statements import (
     RefusedQuery,
     is_ordered,
     parse_select,
-    sqlglot_dialect,
     write,
 )
 
 STEPS = 10_000  # of SQLite's machine between two looks at the clock
 LONGEST_VALUE = 10_000_000  # bytes that a value of a SQLite query may have
 CONNECT_SECONDS = 10
+DIALECTS = {"sqlite": "sqlite", "postgresql": "postgres"}  # SQLAlchemy's name → sqlglot's
 BLOCK = 1000  # rows that are fetched at once
 # What SQLite asks leave for, and a query that only reads needs.
 ALLOWED = {
@@ -69,7 +69,7 @@ class Database:
         self.name = config.title
         self._url = make_url(config.url)
         self._seconds, self._max_rows = seconds, max_rows
-        self.dialect = sqlglot_dialect(self._url.get_backend_name())
+        self.dialect = DIALECTS[self._url.get_backend_name()]
         self.engine = self._open()
         self._asking = self._open(asking=True)
         self._check()

@@ -17,7 +17,6 @@ from finetune_core.text_to_sql.statements import (
     RefusedQuery,
     alternatives,
     parse_select,
-    sqlglot_dialect,
     tables_of,
     write,
 )
@@ -100,7 +99,7 @@ class Judge:
     ) -> Iterator[str]:
         """The gold queries that run, in the database's dialect."""
         own = source.schema.dialect
-        asked = sqlglot_dialect(self._config.sql.dialect) if self._config.sql.dialect else own
+        asked = self._config.sql.dialect or own
         try:
             found = alternatives(question.query, asked)
             if not found:

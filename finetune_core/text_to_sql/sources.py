@@ -12,7 +12,6 @@ import sqlalchemy
 from finetune_core.config.sql import DatabaseConfig, SqlConfig
 from finetune_core.text_to_sql.database import Database
 from finetune_core.text_to_sql.schema import Schema, described, read_metadata, scan
-from finetune_core.text_to_sql.statements import sqlglot_dialect
 
 UNKNOWN_DIALECT = "sqlite"  # of a schema that is only described
 
@@ -81,7 +80,7 @@ def _open(config: DatabaseConfig, sql: SqlConfig, stack: ExitStack) -> Source:
     if config.url is None:
         assert told is not None  # noqa: S101 - one of the two is there
         tables, notes = told
-        dialect = sqlglot_dialect(sql.dialect or UNKNOWN_DIALECT)
+        dialect = sql.dialect or UNKNOWN_DIALECT
         schema = Schema(name=config.title, dialect=dialect, tables=tables, notes=notes)
         return Source(schema, None)
     database = stack.enter_context(Database(config, seconds=sql.seconds, max_rows=sql.max_rows))

@@ -39,17 +39,6 @@ class RefusedQuery(Exception):
         self.rule = rule
 
 
-def sqlglot_dialect(name: str) -> str:
-    """What sqlglot calls a dialect of SQLAlchemy's.
-
-    Raises:
-        ValueError: It knows none of that name.
-    """
-    known = "postgres" if name == "postgresql" else name
-    sqlglot.Dialect.get_or_raise(known)
-    return known
-
-
 def parse_select(sql: str, dialect: str) -> exp.Query:
     """The one query that a text holds.
 

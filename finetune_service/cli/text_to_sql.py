@@ -15,9 +15,17 @@ from rich.table import Table
 
 from finetune_core import child
 from finetune_core.config import PipelineConfig
-from finetune_core.exceptions import Fault, IncompatibleConfigError, InvalidConfigError
+from finetune_core.data.loading import find_files
+from finetune_core.exceptions import (
+    Fault,
+    IncompatibleConfigError,
+    InvalidConfigError,
+    MissingConfigError,
+)
 from finetune_core.jobs import organization_folder
+from finetune_core.models.tasks import find_tokenization
 from finetune_core.storage import check_free, from_here
+from finetune_core.text_to_sql.questions import table_of
 from finetune_core.types import new_job_id
 from finetune_service.jobs.providers import (
     PROVIDERS,
@@ -160,7 +168,7 @@ def text_to_sql(
         if database or metadata:
             flags["sql"]["databases"] = _databases(database or [], metadata or [])
         chosen = read_config(config, flags)
-        _check(provider, base_url, deployment)
+        _check(chosen, provider, base_url, deployment)
         if dataset_only:
             _show_dataset(_build(chosen, dataset_only), as_json)
         elif provider != "local":
@@ -211,7 +219,18 @@ def _databases(urls: list[str], files: list[Path]) -> list[dict[str, Any]]:
     return found + [{"metadata": file} for file in left.values()]
 
 
-def _check(provider: str, base_url: str | None, deployment: str | None) -> None:
+def _check(
+    config: PipelineConfig, provider: str, base_url: str | None, deployment: str | None
+) -> None:
+    """Finds at once what would otherwise be found only when Prefect has started."""
+    dataset = config.dataset
+    for path in (dataset.path, dataset.validation_path, dataset.evaluation_path):
+        if path is not None and not table_of(path):
+            find_files(Path(path))
+    if not config.sql.databases:
+        raise MissingConfigError([Fault("sql.databases", "is required: name one by --database")])
+    if provider == "local":
+        find_tokenization(config.tokenization, config.model)
     if provider not in PROVIDERS:
         problem = f"must be one of {', '.join(PROVIDERS)} (got {provider!r})"
         raise InvalidConfigError([Fault("--provider", problem)])

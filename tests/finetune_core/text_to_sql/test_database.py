@@ -115,6 +115,14 @@ def test_another_dialect_is_translated(postgres_shop):
     assert found.rows == [("none",)]
 
 
+def test_a_dialect_that_nobody_knows_is_refused():
+    values = {"dataset": {"path": "q.csv"}, "sql": {"dialect": "postgress"}}
+    with pytest.raises(ConfigError, match=r"sql\.dialect.*postgress"):
+        PipelineConfig.parse(values)
+    values["sql"]["dialect"] = "PostgreSQL"
+    assert PipelineConfig.parse(values).sql.dialect == "postgres"
+
+
 def test_a_file_that_is_not_there_is_not_made(tmp_path):
     file = tmp_path / "none.db"
     with pytest.raises(InvalidConfigError, match=r"none\.db"):
