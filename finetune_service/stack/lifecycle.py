@@ -26,6 +26,7 @@ from finetune_service.stack.settings import StackSettings
 from finetune_service.stack.supervision import Supervisor, failure
 
 STOP_SECONDS = 10.0  # more than the supervisor gives to a part that it stops
+GONE_SECONDS = 30.0  # in which a killed process is out of the list of processes
 FIRST_ORGANIZATION = "local"  # the one that jobs without the API belong to
 
 Say = Callable[[str], None]
@@ -60,6 +61,7 @@ def up(settings: StackSettings, say: Say = lambda text: None) -> Started:
         supervisor = Supervisor(settings)
         if not supervisor.runs():
             end_orphans(settings)
+            wait_until(lambda: not postgres.Cluster(settings).is_ending(), GONE_SECONDS)
         server = _server(settings)
         wanted = parts(settings, server)
         _check_ports(wanted, supervisor)

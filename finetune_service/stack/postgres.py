@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, urlencode
 
+import psutil  # type: ignore[import-untyped]
 import psycopg2
 from psycopg2 import errors, sql
 from sqlalchemy.engine import URL, make_url
@@ -31,6 +32,7 @@ BINARIES = (
 ROLE = "finetune"
 PREFECT, MLFLOW, MLFLOW_AUTH = "finetune_prefect", "finetune_mlflow", "finetune_mlflow_auth"
 CONNECT_SECONDS = 10
+ENDING = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
 class Owner(NamedTuple):
@@ -119,6 +121,17 @@ class Cluster:
         if made.returncode:
             raise StackError(f"PostgreSQL's initdb failed: {made.stderr.strip()}")
         half.rename(self.data)
+
+    def is_ending(self) -> bool:
+        """Whether the last server was killed, and its process is not quite gone.
+
+        As long as there is one of the number that its lock file names, PostgreSQL does not start.
+        """
+        try:
+            process = psutil.Process(int((self.data / "postmaster.pid").read_text().split()[0]))
+            return process.status() in ENDING or not process.cmdline()
+        except (OSError, ValueError, IndexError, psutil.Error):
+            return False
 
     def _version(self) -> str | None:
         """The major version that made the cluster, where there is one."""

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 from sqlalchemy.engine import make_url
 
@@ -43,3 +47,19 @@ def test_each_driver_gets_the_url_as_it_takes_it():
     )
     private = make_url("postgresql://u:p@/d?host=/a b/socket")
     assert postgres.database_url(private, "x") == "postgresql://u:p@/x?host=%2Fa+b%2Fsocket"
+
+
+def test_a_killed_server_is_ending_until_somebody_has_heard_of_it(tmp_path):
+    cluster = postgres.Cluster(load_settings(home=tmp_path))
+    assert not cluster.is_ending()
+    cluster.data.mkdir(parents=True)
+    server = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    (cluster.data / "postmaster.pid").write_text(f"{server.pid}\n{cluster.data}\n")
+    try:
+        assert not cluster.is_ending()  # it runs
+        server.kill()
+        os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)  # ended, and not reaped
+        assert cluster.is_ending()
+    finally:
+        server.communicate()
+    assert not cluster.is_ending()
