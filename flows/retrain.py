@@ -103,7 +103,7 @@ def retrain(
 
 def _since(hub: Hub, name: str) -> Version | None:
     """The version to compare with: the champion, or else the newest."""
-    known = (each for each in hub.versions(name) if not each.is_deleted)
+    known = (each for each in hub.versions(name) if not (each.is_deleted or each.is_base))
     return promotion.find(hub, name, CHAMPION) or next(known, None)
 
 

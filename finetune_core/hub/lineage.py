@@ -16,25 +16,29 @@ from pathlib import Path
 from typing import Any
 
 from finetune_core.config.pipeline import PipelineConfig
+from finetune_core.config.sections import ModelConfig
 from finetune_core.evaluation.intervals import SEED
 from finetune_core.exceptions import UnverifiedError, VersionNotFoundError
 from finetune_core.hub.card import Card, code_version
 from finetune_core.hub.ports import Hub, Version
-from finetune_core.models.source import digest_weights
+from finetune_core.models.source import digest_model, find_model, revision_of
 from finetune_core.storage import MANIFEST, digest_file, digest_json, write_json
 from finetune_core.types import GateReport, Record, Verdict
 
 CARD, SIGNATURE = "card.json", "card.sig"
 ROWS = "rows.parquet"  # the digest of each row that it was made from
 SERVED = "registered_model_meta"  # MLflow puts it beside a version that it serves
-NO_CARD = "Only versions that a job has registered have one."
+NO_CARD = "Only adapters and models that a job has registered have one."
 OWN = (CARD, SIGNATURE, MANIFEST, SERVED)  # files that the card cannot name
 CHAT_TEMPLATE = "chat_template.jinja"
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
 
 
 class BaseModelFacts(Record):
-    """The base: its name, its revision, and the sha256 over its config and weights."""
+    """The base: its name, its revision, and the sha256 over its config and weights.
+
+    `name` is as the config has it; `revision` is the commit where the hub gave it.
+    """
 
     name: str
     revision: str | None
@@ -130,11 +134,7 @@ def trace(card: Card, gate: GateReport | None, model_name: str, package: Path) -
         model_name=model_name,
         job_id=card.job.id,
         kind=card.kind,
-        base=BaseModelFacts(
-            name=config.model.name,
-            revision=config.model.revision,
-            digest=digest_weights(config.model),
-        ),
+        base=trace_base(config.model),
         data=DataFacts(
             path=config.dataset.path,
             source=config.dataset.source.value,
@@ -171,6 +171,14 @@ def trace(card: Card, gate: GateReport | None, model_name: str, package: Path) -
         intervals=report.tuned_intervals,
         gate=gate.verdict if gate else None,
         files=digests(package),
+    )
+
+
+def trace_base(model: ModelConfig) -> BaseModelFacts:
+    """What a base is now; raises as `find_model`."""
+    folder = find_model(model)
+    return BaseModelFacts(
+        name=model.name, revision=revision_of(model, folder), digest=digest_model(folder)
     )
 
 

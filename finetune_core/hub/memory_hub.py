@@ -110,7 +110,8 @@ class MemoryHub:
             created = int(time.time())
             version = Version(new.model_name, number, uri, run_id, dict(new.tags), [], created)
             known.append((version, folder))
-        self._aliases[new.model_name, new.alias] = version.version
+        if new.alias:
+            self._aliases[new.model_name, new.alias] = version.version
         return self.get(new.model_name, version.version)
 
     def versions(self, model_name: str | None = None) -> list[Version]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -44,6 +45,7 @@ AWAY = {
     "TEMPORARILY_UNAVAILABLE",
     "UNAUTHENTICATED",
 }
+NOT_IN_A_NAME = re.compile(r"[./:%\"']")  # of a LoggedModel; registered models may have dots
 NO_ALIAS = "Registered model alias"  # MLflow calls an unknown one an invalid parameter
 PARAMS_PER_CALL, POINTS_PER_CALL = 100, 1000  # the server's limits
 PARAM_LENGTH = 6000
@@ -238,7 +240,7 @@ class MlflowHub:
             if version is None:
                 model = self._client.create_logged_model(
                     self._experiment_id(),
-                    name=new.model_name,
+                    name=NOT_IN_A_NAME.sub("-", new.model_name),
                     source_run_id=run_id,
                     tags=dict(new.tags),
                     model_type=new.model_type,
@@ -253,7 +255,8 @@ class MlflowHub:
                     description=new.description,
                     model_id=model.model_id,
                 )
-            self._client.set_registered_model_alias(new.model_name, new.alias, version.version)
+            if new.alias:
+                self._client.set_registered_model_alias(new.model_name, new.alias, version.version)
             self._client.log_batch(
                 run_id, tags=[RunTag("registered", f"{new.model_name}@{version.version}")]
             )

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple, Protocol
 
 PARENT_RUN = "mlflow.parentRunId"  # a tag of a run: below which other it is shown
 
-
-DELETED = "deleted_at"  # a tag: since when a version is deleted, in seconds since 1970
+# Tags of a version.
+DELETED = "deleted_at"  # since when it is deleted, in seconds since 1970
+BASE_DIGEST = "base_digest"  # only a base has it: the sha256 over its config and weights
+BASE_REF = "base_ref"  # of which base's version it was made
 
 
 class Point(NamedTuple):
@@ -23,10 +25,10 @@ class Point(NamedTuple):
 
 
 class NewVersion(NamedTuple):
-    """What a version is to be."""
+    """What a version is to be. Without an alias, none points to it."""
 
     model_name: str
-    alias: str
+    alias: str | None
     model_type: str
     tags: dict[str, str]
     description: str
@@ -47,6 +49,11 @@ class Version(NamedTuple):
     def is_deleted(self) -> bool:
         """Whether it is hidden until it is undeleted or purged."""
         return DELETED in self.tags
+
+    @property
+    def is_base(self) -> bool:
+        """Whether it is a base model, and nothing that was made of one."""
+        return BASE_DIGEST in self.tags
 
     @property
     def ref(self) -> str:
@@ -96,7 +103,7 @@ class Hub(Protocol):
         """Samples CPU, memory and GPU into the run while the block lasts."""
 
     def register(self, run_id: str, folder: Path, new: NewVersion) -> Version:
-        """Keeps a folder as a version under an alias; a run has at most one of a name."""
+        """Keeps a folder as a version, under an alias if any; a run has at most one of a name."""
 
     def versions(self, model_name: str | None = None) -> list[Version]:
         """The versions of a model, or of all models, the newest first."""

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from finetune_core.data.changes import write_digests
 from finetune_core.hub import promotion
+from finetune_core.hub.bases import register_base
 from finetune_core.hub.card import Card, write_card
-from finetune_core.hub.lineage import CARD, ROWS, trace, write_lineage
-from finetune_core.hub.ports import Hub, NewVersion, Version
+from finetune_core.hub.lineage import CARD, ROWS, read_lineage, trace, write_lineage
+from finetune_core.hub.ports import BASE_REF, Hub, NewVersion, Version
 from finetune_core.hub.serving import write_mlmodel
 from finetune_core.hub.signing import sign
 from finetune_core.hub.tracking import Tracking
@@ -23,6 +24,8 @@ def register(
     hub: Hub, tracking: Tracking, card: Card, gate: GateReport | None = None
 ) -> RegisteredVersion:
     """Registers a job's adapter; registering it again gives the version that it has.
+
+    The base that it points to is registered first, where it is not yet.
 
     Args:
         hub: The registry.
@@ -48,7 +51,8 @@ def register(
             _pack(card, gate, name, temporary)
     run_id = tracking.run_id()
     registry = card.config.registry
-    tags = {**card.tags, "card_digest": digest_file(folder / CARD)}
+    base = register_base(hub, run_id, read_lineage(folder).base, card.job.folder / "base")
+    tags = {**card.tags, "card_digest": digest_file(folder / CARD), BASE_REF: base.ref}
     if registry.domain:
         tags["domain"] = registry.domain
     new = NewVersion(

@@ -21,6 +21,10 @@ TOKENIZER_FILES = (
     "spiece.model",
     "chat_template.jinja",
 )
+SMALL_FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES)
+WEIGHTS = ("*.safetensors", "*.bin")
+# What transformers fetches of a model on the hub: these, or else those.
+SAFETENSORS, PICKLED = "model*.safetensors*", "pytorch_model*.bin*"
 
 
 def find_model(config: ModelConfig) -> Path:
@@ -32,6 +36,26 @@ def find_model(config: ModelConfig) -> Path:
     Raises:
         ModelNotFoundError: There is neither such a folder nor such a model.
     """
+    return _find(config, SMALL_FILES)
+
+
+def fetch_model(config: ModelConfig) -> Path:
+    """The folder that holds all of a model, its weights too; raises as `find_model`.
+
+    Args:
+        config: Names a folder, or a model on the hub, which is then fetched.
+    """
+    for weights in (SAFETENSORS, PICKLED):
+        folder = _find(config, (*SMALL_FILES, weights))
+        if any(file for pattern in WEIGHTS for file in folder.glob(pattern)):
+            return folder
+    raise ModelNotFoundError(
+        f"{config.name} holds no weights: no file is {' or '.join(WEIGHTS)}",
+        hint="Give a folder that save_pretrained wrote, or a model's id on the hub.",
+    )
+
+
+def _find(config: ModelConfig, files: Sequence[str]) -> Path:
     folder = Path(config.name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -48,7 +72,7 @@ def find_model(config: ModelConfig) -> Path:
             snapshot_download(
                 config.name,
                 revision=config.revision,
-                allow_patterns=["config.json", "generation_config.json", *TOKENIZER_FILES],
+                allow_patterns=list(files),
             )
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -71,10 +95,25 @@ def digest_tokenizer(folder: Path) -> str:
     return digest_json({path.name: digest_file(path) for path in files})
 
 
+def revision_of(config: ModelConfig, folder: Path) -> str | None:
+    """The commit of a model that the hub gave; of a folder, what its config names.
+
+    Args:
+        config: Names the model.
+        folder: Where `find_model` found it.
+    """
+    fetched = not Path(config.name).is_dir() and folder.parent.name == "snapshots"
+    return folder.name if fetched else config.revision
+
+
 def digest_weights(config: ModelConfig) -> str:
     """The sha256 over a model's config and weights; raises as `find_model`."""
-    folder = find_model(config)
-    return digest_files(folder, ("config.json", "*.safetensors", "*.bin"))
+    return digest_model(find_model(config))
+
+
+def digest_model(folder: Path) -> str:
+    """The sha256 over the config and the weights in a folder."""
+    return digest_files(folder, ("config.json", *WEIGHTS))
 
 
 def digest_files(folder: Path, patterns: Sequence[str]) -> str:

@@ -46,6 +46,7 @@ class RegisteredJobs:
         return any(
             each.run_id == run_id or (each.model_name, each.version) == named
             for each in self._versions
+            if not each.is_base  # which a job registers with its own run, and which outlives it
         )
 
     @cached_property
