@@ -48,14 +48,14 @@ def run(*arguments: object, seconds: float = 280, **environment: str) -> Any:
     return json.loads(out)
 
 
-def small_config(folder: Path, **sections: dict[str, Any]) -> Path:
+def small_config(folder: Path, samples: int = 48, **sections: dict[str, Any]) -> Path:
     """48 rows in 3 steps, 24 rows held out, hardly any answers."""
     rows = (ROOT / "examples/data/validation.jsonl").read_text().splitlines(keepends=True)[:24]
     held_out = folder / "validation.jsonl"
     held_out.write_text("".join(rows))
     return write_config(
         folder / "config.json",
-        dataset={"max_samples": 48, "validation_path": str(held_out)},
+        dataset={"max_samples": samples, "validation_path": str(held_out)},
         training={"epochs": 1, **sections.pop("training", {})},
         evaluation={"num_samples": 4, "generation_max_length": 4, "metrics": ["exact_match"]},
         **sections,
@@ -197,7 +197,8 @@ def test_wrong_input_ends_with_code_2_and_says_what_to_mend(folder, arguments, p
 @pytest.mark.timeout(900)
 def test_a_sweep_of_eight_that_is_killed_goes_on_and_stops_what_begins_badly(folder):
     arguments = [
-        "--config", small_config(folder, training={"eval_steps": 1}),
+        # Rows that no test before this one has had in the cache.
+        "--config", small_config(folder, samples=47, training={"eval_steps": 1}),
         "--name", "eight", "--sampler", "grid",
         "--set", f"{RATE}=1e-3,5e-4,1e-4,1e-6", "--set", f"{RANK}=4,16",
     ]  # fmt: skip
