@@ -8,6 +8,7 @@ from pathlib import Path
 from prefect import task
 
 from finetune_core.hub import open_hub
+from finetune_core.hub.bases import check_loads
 from tasks.stage import STAGE
 
 
@@ -27,6 +28,7 @@ def fetch_models(models: Sequence[str], organization: str, folder: Path) -> dict
 
     Raises:
         VersionNotFoundError: There is no such version.
+        ModelNotFoundError: It is a base that is registered by reference.
     """
     hub = open_hub(organization)
     found: dict[str, str] = {}
@@ -35,7 +37,7 @@ def fetch_models(models: Sequence[str], organization: str, folder: Path) -> dict
             found[model] = model
             continue
         name, _, number = model.rpartition("@")
-        version = hub.get(name, number)
+        version = check_loads(hub.get(name, number))
         if version.ref not in found:
             found[version.ref] = str(hub.download(version, folder / version.ref))
     return found

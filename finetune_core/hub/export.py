@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from finetune_core.exceptions import ExportError, ModelNotFoundError
 from finetune_core.hub import open_hub
+from finetune_core.hub.bases import check_loads
 from finetune_core.models.merging import ADAPTER_CONFIG, read_adapter
 from finetune_core.models.source import TOKENIZER_FILES
 from finetune_core.models.tasks import LABELS
@@ -87,7 +88,7 @@ def opened(model: str, organization: str) -> Iterator[Path]:
         organization: Whose registry it is.
 
     Raises:
-        ModelNotFoundError: It names neither.
+        ModelNotFoundError: It names neither, or a base that is registered by reference.
         HubError: The registry has no such version, or is away.
     """
     folder = Path(model)
@@ -102,7 +103,7 @@ def opened(model: str, organization: str) -> Iterator[Path]:
         )
     hub = open_hub(organization)
     with tempfile.TemporaryDirectory(prefix="finetune-") as temporary:
-        yield hub.download(hub.get(name, version), Path(temporary))
+        yield hub.download(check_loads(hub.get(name, version)), Path(temporary))
 
 
 def is_adapter(folder: Path) -> bool:

@@ -7,10 +7,16 @@ from pathlib import Path
 
 from finetune_core.config.sections import DatasetConfig, ModelConfig
 from finetune_core.exceptions import FineTuneError, InputError, UnverifiedError
+from finetune_core.hub.bases import FACTS, is_copied, read_facts
 from finetune_core.hub.lineage import CARD, Lineage, digests, read_lineage
 from finetune_core.hub.ports import Version
 from finetune_core.hub.signing import check_signature
-from finetune_core.models.source import digest_tokenizer, digest_weights, find_model
+from finetune_core.models.source import (
+    digest_model,
+    digest_tokenizer,
+    find_model,
+    holds_weights,
+)
 from finetune_core.storage import digest_file, digest_json
 from finetune_core.types import DatasetSource, Record
 
@@ -63,7 +69,7 @@ class Verification(Record):
 
 
 def verify(version: Version, package: Path) -> Verification:
-    """Recomputes every digest of a version's card.
+    """Recomputes every digest of a version's card; of a base, those of the base.
 
     Args:
         version: As the registry has it: a tag of it holds the card's own digest.
@@ -73,6 +79,8 @@ def verify(version: Version, package: Path) -> Verification:
         UnverifiedError: It has no card that can be read.
         InvalidConfigError: The key that signatures must be of is none.
     """
+    if version.is_base:
+        return _verify_base(version, package)
     card = read_lineage(package)
     signed_by, fault = None, None
     try:
@@ -88,6 +96,27 @@ def verify(version: Version, package: Path) -> Verification:
     return Verification(
         ref=version.ref, findings=findings, signed_by=signed_by, signature_fault=fault
     )
+
+
+def _verify_base(version: Version, package: Path) -> Verification:
+    """Whether a base is what was registered: the copy, or else the model that is referred to."""
+    try:
+        facts = read_facts(package)
+    except (OSError, ValueError) as error:
+        raise UnverifiedError(f"its {FACTS} cannot be read: {error}") from None
+    findings = [_compared(FACTS, version.tags.get("card_digest"), digest_file(package / FACTS))]
+    weights, tokenizer = _base_digests(facts.model)
+    referred = _elsewhere("base model", facts.digest, weights)
+    if is_copied(version):
+        copied = digest_model(package), digest_tokenizer(package)
+        findings.append(_compared("copied model", facts.digest, copied[0]))
+        findings.append(_compared("copied tokenizer", facts.tokenizer_digest, copied[1]))
+    elif referred.state == SINCE:  # it is all that there is of the version
+        referred = _compared("base model", facts.digest, weights)
+    findings.append(referred)
+    if facts.tokenizer_digest:
+        findings.append(_elsewhere("base tokenizer", facts.tokenizer_digest, tokenizer))
+    return Verification(ref=version.ref, findings=findings, signed_by=None, signature_fault=None)
 
 
 def _files(card: Lineage, package: Path) -> Iterator[Finding]:
@@ -110,7 +139,9 @@ def _sources(card: Lineage) -> Iterator[Finding]:
 
 def _base_digests(model: ModelConfig) -> tuple[str | None, str | None]:
     try:
-        return digest_weights(model), digest_tokenizer(find_model(model))
+        folder = find_model(model)
+        weights = digest_model(folder) if holds_weights(folder) else None
+        return weights, digest_tokenizer(folder)
     except (InputError, OSError):
         return None, None
 

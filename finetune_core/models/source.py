@@ -47,12 +47,17 @@ def fetch_model(config: ModelConfig) -> Path:
     """
     for weights in (SAFETENSORS, PICKLED):
         folder = _find(config, (*SMALL_FILES, weights))
-        if any(file for pattern in WEIGHTS for file in folder.glob(pattern)):
+        if holds_weights(folder):
             return folder
     raise ModelNotFoundError(
         f"{config.name} holds no weights: no file is {' or '.join(WEIGHTS)}",
         hint="Give a folder that save_pretrained wrote, or a model's id on the hub.",
     )
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether there are weights in a folder: of a hub's model, there may be small files alone."""
+    return any(True for pattern in WEIGHTS for _ in folder.glob(pattern))
 
 
 def _find(config: ModelConfig, files: Sequence[str]) -> Path:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 
+from finetune_core.config.sections import ModelConfig
 from finetune_service.cli.organizations import when
 from finetune_service.exceptions import NotFoundError
-from finetune_service.hub import AdapterRecord, ModelRecord
+from finetune_service.hub import AdapterRecord, Catalog, ModelRecord
 from finetune_service.sdk.backend import Registry, open_registry
 from flows import options
 from flows.command import report_errors
@@ -41,12 +44,14 @@ def list_records(
                 }
             )
             return
-        table = Table("id", "kind", "base model", "dataset", "created", "aliases", box=None)
+        names = ("id", "kind", "base model", "dataset", "created", "aliases")
+        table = Table(*(Column(each, overflow="fold") for each in names), box=None)
         for adapter in adapters:
             facts = adapter.model_id, adapter.dataset or "", when(adapter.created_at)
             table.add_row(adapter.id, "adapter", *facts, ", ".join(adapter.aliases))
         for model in models:
-            facts = "", "", when(model.created_at)
+            base = (model.ref or "") if model.type == "base" else ""
+            facts = base, "", when(model.created_at)
             table.add_row(model.id, f"{model.type} model", *facts, ", ".join(model.aliases))
         print_text(table)
 
@@ -71,6 +76,40 @@ def get_record(
         print_text(table)
 
     _run(work, organization, as_json)
+
+
+@hub.command("register")
+def register_base(
+    model: Annotated[str, typer.Argument(help="A base model's folder, or its id on the hub.")],
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="The hub's: a branch, a tag or a commit.")
+    ] = None,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Copy weights, config and tokenizer into the registry.")
+    ] = False,
+    organization: options.Organization = "local",
+    as_json: options.AsJson = False,
+) -> None:
+    """Register a base model on this machine, by reference; jobs do so with theirs by themselves.
+
+    What is registered already is told, and not registered again. --copy of a base that is there by
+    reference makes a new version of it.
+    """
+
+    def work() -> None:
+        from finetune_core.hub import open_hub
+        from finetune_core.hub.bases import register_by_hand
+
+        wanted = ModelConfig(name=model, revision=revision)
+        with tempfile.TemporaryDirectory(prefix="finetune-") as temporary:
+            version = register_by_hand(open_hub(organization), wanted, Path(temporary), copy=copy)
+        record = Catalog(open_hub(organization)).model(version.ref)
+        if as_json:
+            print_json(record.model_dump())
+        else:
+            print_text(f"{record.name} is {record.ref}")
+
+    report_errors(work, as_json=as_json)
 
 
 @hub.command("delete")

@@ -11,13 +11,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from finetune_core.exceptions import HubError, HubUnavailableError, VersionNotFoundError
+from finetune_core.hub.bases import NAME as BASE
 from finetune_core.hub.ports import Hub, Version
 from finetune_core.types import Record
 from finetune_service.exceptions import ConflictError, InvalidValueError, NotFoundError
 from finetune_service.hub.versions import Versions
 
 # Tags and params that registering and tracking give (finetune_core.hub.card).
-BASE = "base_model"
 WHOLE = "model_digest"
 DATASET, DATASET_SOURCE = "dataset.path", "dataset.source"
 SETTINGS = "training."
@@ -26,7 +26,8 @@ SETTINGS = "training."
 class ModelRecord(Record):
     """A whole model: a version that was trained as a whole, or a base that adapters are for.
 
-    `ref` is `NAME@VERSION`; a base has none, for the registry refers to it and does not keep it.
+    `ref` is `NAME@VERSION`; a base's `id` and `name` are what configs call it, and its `ref` is the
+    newest version of it.
     """
 
     id: str
@@ -82,7 +83,7 @@ class Catalog:
         Raises:
             InvalidValueError: `after` is none of them.
         """
-        versions = [each for each in self._known() if not is_whole(each)]
+        versions = [each for each in self._known() if is_adapter(each)]
         known = {each.ref: each for each in versions}
         if after is not None and after not in known:
             raise InvalidValueError(f"No such Adapter object: {after}", param="after")
@@ -96,6 +97,8 @@ class Catalog:
             NotFoundError: There is none of that name.
         """
         version = self._find(name)
+        if version and version.is_base:
+            return self._base(version)
         if version and is_whole(version):
             return _model(version)
         for base in self._bases(self._known()):
@@ -110,19 +113,20 @@ class Catalog:
             NotFoundError: There is none of that name.
         """
         version = self._find(name)
-        if version is None or is_whole(version):
+        if version is None or not is_adapter(version):
             raise NotFoundError(f"there is no adapter {name}")
         return self._adapter(version)
 
     def delete_model(self, name: str, *, force: bool = False) -> ModelRecord:
         """Deletes a whole model; raises as `delete_adapter`.
 
-        A base is refused, forced or not: it is listed as long as something is made of it.
+        A base is refused, forced or not, as long as there is something that was made of it.
         """
         record = self.model(name)
         if record.type == "base":
-            raise ConflictError(f"{name} is the base of what is in the hub; delete that instead")
-        self._delete(name, force)
+            self._delete_base(name, force)
+        else:
+            self._delete(name, self._gone(name, is_base=False), force)
         return record
 
     def delete_adapter(self, name: str, *, force: bool = False) -> AdapterRecord:
@@ -135,7 +139,7 @@ class Catalog:
             ConflictError: An alias points there, and nobody said that this does not matter.
         """
         record = self.adapter(name)
-        self._delete(name, force)
+        self._delete(name, self._gone(name, is_base=False), force)
         return record
 
     def _known(self, model_name: str | None = None) -> list[Version]:
@@ -151,8 +155,24 @@ class Catalog:
         except HubError:  # no name that could be
             return None
 
-    def _delete(self, name: str, force: bool) -> None:
-        gone = [self.versions.find(name)] if "@" in name else self._known(name)
+    def _gone(self, name: str, *, is_base: bool) -> list[Version]:
+        """What goes with a name: one version by `NAME@VERSION`, all of them by `NAME`."""
+        found = [self.versions.find(name)] if "@" in name else self._known(name)
+        return [each for each in found if each.is_base is is_base]
+
+    def _delete_base(self, name: str, force: bool) -> None:
+        """Deletes one version of a base or all, as `_gone` says, or all of what configs call so."""
+        known = self._known()
+        if self._find(name):
+            gone = self._gone(name, is_base=True)
+        else:
+            gone = [e for e in known if e.is_base and self._shown(e.tags[BASE]) == name]
+        if not gone:  # it was registered before bases were
+            raise ConflictError(f"{name} is the base of what is in the hub; delete that instead")
+        self.versions.check_unused(gone, known)
+        self._delete(name, gone, force)
+
+    def _delete(self, name: str, gone: list[Version], force: bool) -> None:
         pointing = sorted(alias for each in gone for alias in each.aliases)
         if pointing and not force:
             raise ConflictError(
@@ -190,26 +210,37 @@ class Catalog:
         )
 
     def _bases(self, versions: list[Version]) -> list[ModelRecord]:
-        """The models that versions were made of, each from when it was first used."""
-        first = {each.tags[BASE]: each.created_at for each in versions if BASE in each.tags}
-        return [
-            ModelRecord(
-                id=self._shown(base),
-                name=self._shown(base),
-                type="base",
-                origin="local" if os.path.isabs(base) or os.path.exists(base) else "remote",
-                created_at=created,
-            )
-            for base, created in sorted(first.items())
-        ]
+        """The bases, and what else versions were made of, each from when it was first used."""
+        found = {each.tags[BASE]: each for each in versions if BASE in each.tags}
+        # The versions are the newest first, and the last that is set stays.
+        found |= {each.tags[BASE]: each for each in reversed(versions) if each.is_base}
+        return [self._base(found[base]) for base in sorted(found)]
+
+    def _base(self, version: Version) -> ModelRecord:
+        """The base that a version is, or else was made of."""
+        base, registered = version.tags[BASE], version.is_base
+        return ModelRecord(
+            id=self._shown(base),
+            name=self._shown(base),
+            type="base",
+            origin="local" if os.path.isabs(base) or os.path.exists(base) else "remote",
+            created_at=version.created_at,
+            ref=version.ref if registered else None,
+            aliases=sorted(version.aliases) if registered else [],
+        )
 
     def _shown(self, base: str) -> str:
         return self._base_names.get(base, base)
 
 
 def is_whole(version: Version) -> bool:
-    """Whether a version is a whole model; else it is an adapter."""
+    """Whether a version is a whole model that was made of a base."""
     return WHOLE in version.tags
+
+
+def is_adapter(version: Version) -> bool:
+    """Whether a version is an adapter."""
+    return not (version.is_base or is_whole(version))
 
 
 def _model(version: Version) -> ModelRecord:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune_core.exceptions import OutputError, VersionNotFoundError
-from finetune_core.hub import promotion
+from finetune_core.hub import bases, promotion
 from finetune_core.hub.lineage import CARD, Lineage, fetch_lineage
-from finetune_core.hub.ports import DELETED, Hub, Version
+from finetune_core.hub.ports import BASE_REF, DELETED, Hub, Version
 from finetune_core.hub.verification import Verification, verify
 from finetune_core.storage import check_free
 from finetune_core.types import Record
@@ -93,8 +93,14 @@ class Versions:
         return version
 
     def promote(self, ref: str) -> VersionRecord:
-        """Makes a version the champion by hand, proof or not."""
+        """Makes a version the champion by hand, proof or not.
+
+        Raises:
+            ConflictError: It is a base.
+        """
         version = self.find(ref)
+        if version.is_base:
+            raise ConflictError(f"{version.ref} is a base model, and those have no champion")
         promotion.promote(self._hub, version, "by hand")
         return _record(self.find(version.ref))
 
@@ -127,12 +133,31 @@ class Versions:
         """Forgets a deleted version for good.
 
         Raises:
-            ConflictError: It is not deleted.
+            ConflictError: It is not deleted, or it is a base of something, deleted or not.
         """
         version = self._find(ref)
         if not version.is_deleted:
             raise ConflictError(f"{version.ref} is not deleted", hint="Delete it first.")
+        self.check_unused([version], self._hub.versions())
         self._hub.delete(version.model_name, version.version)
+
+    def check_unused(self, gone: list[Version], known: list[Version]) -> None:
+        """Refuses to take a base away from what was made of it.
+
+        Args:
+            gone: What is to go.
+            known: Those that may point there.
+
+        Raises:
+            ConflictError: One of them does.
+        """
+        for base in gone:
+            if made := bases.made_of(base, known) if base.is_base else []:
+                raise ConflictError(
+                    f"{base.ref} is the base of {made[0].ref}"
+                    + (f" and {len(made) - 1} more" if made[1:] else ""),
+                    hint="Delete what was made of it first.",
+                )
 
     def card(self, ref: str) -> Lineage:
         """A version's lineage card."""
@@ -154,7 +179,7 @@ class Versions:
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent) as temporary:
             package = self._hub.download(version, Path(temporary) / "package")
-            if (package / CARD).exists():
+            if (package / CARD).exists() or bases.is_copied(version):
                 verify(version, package).insist()
             try:
                 if output.exists():
@@ -198,23 +223,27 @@ class Versions:
         )
 
     def tree(self) -> list[TreeNode]:
-        """The bases, and what was made of each, by domain and task."""
-        versions = [each for each in self._hub.versions() if not each.is_deleted]
-        bases: dict[str, dict[str, list[Version]]] = {}
-        for version in versions:
-            base = version.tags.get("base_model", "")
-            group = f"{version.tags.get('domain', 'any domain')}, {version.tags.get('task', '?')}"
-            bases.setdefault(base, {}).setdefault(group, []).append(version)
+        """The bases, each as it was registered, and what was made of it, by domain and task."""
+        grown: dict[tuple[str, str], dict[str, list[Version]]] = {}
+        for version in self._hub.versions():
+            if version.is_deleted:
+                continue
+            ref = version.ref if version.is_base else version.tags.get(BASE_REF, "")
+            groups = grown.setdefault((version.tags.get(bases.NAME, ""), ref), {})
+            if not version.is_base:
+                domain = version.tags.get("domain", "any domain")
+                group = f"{domain}, {version.tags.get('task', '?')}"
+                groups.setdefault(group, []).append(version)
         return [
             TreeNode(
-                name=self._base_names.get(base, base),
+                name=self._base_names.get(base, base) + (f" ({ref})" if ref else ""),
                 kind="base",
                 children=[
                     TreeNode(name=group, kind="task", children=[_leaf(each) for each in found])
                     for group, found in sorted(groups.items())
                 ],
             )
-            for base, groups in sorted(bases.items())
+            for (base, ref), groups in sorted(grown.items())
         ]
 
     def _find(self, ref: str) -> Version:

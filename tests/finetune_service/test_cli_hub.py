@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from finetune_core.hub import open_hub
 from finetune_core.hub.ports import NewVersion
+from finetune_service.cli import app as whole_app
 from finetune_service.cli.hub import hub as app
 
 
@@ -36,3 +37,52 @@ def test_what_is_registered_is_listed_shown_and_deleted(run):
     assert "candidate" in refused.output
     assert json.loads(run("delete", "orders", "--force", "--json").stdout)["deleted"]
     assert run("get", "orders").exit_code == 2
+
+
+def test_a_base_is_registered_by_hand_and_its_copy_loads(run, tiny_base, tmp_path):
+    registered = json.loads(run("register", "examples/tiny_base", "--json").stdout)
+    assert (registered["name"], registered["type"]) == ("examples/tiny_base", "base")
+    assert registered["ref"] == "base.tiny_base@1"
+    listed = json.loads(run("list", "--json").stdout)
+    assert registered in listed["models"]
+    assert [each["id"] for each in listed["adapters"]] == ["orders@1"]
+    said = run("register", "examples/tiny_base", "--copy").stdout
+    assert said == "examples/tiny_base is base.tiny_base@2\n"
+    assert run("register", "examples/tiny_base", "--copy").stdout == said
+    shown = run("list").stdout
+    assert "base model" in shown
+    assert "…" not in shown  # nothing is left out
+    words = ("hub", "download", "base.tiny_base@2", str(tmp_path / "got"), "--json")
+    got = json.loads(CliRunner().invoke(whole_app, words).stdout)
+    assert {each.name for each in tiny_base.iterdir()} < set(got["files"])
+    for each in tiny_base.iterdir():
+        assert (tmp_path / "got" / each.name).read_bytes() == each.read_bytes()
+    outcome = CliRunner().invoke(whole_app, ("hub", "verify", "base.tiny_base@2", "--json"))
+    assert json.loads(outcome.stdout)["verified"]
+
+
+@pytest.mark.parametrize("model", ["acme/nobody-s", "examples"])
+def test_what_is_no_model_is_not_registered(run, model):
+    refused = run("register", model, "--json")
+    assert refused.exit_code == 2
+    assert json.loads(refused.stdout)["error"]["error"] == "ModelNotFoundError"
+
+
+@pytest.mark.parametrize(
+    ("words", "refusal"),
+    [
+        ("hub card REF", "has no card.json"),
+        ("hub compare orders@1 REF", "has no card.json"),
+        ("hub promote REF", "is a base model"),
+        ("hub rollback base.tiny_base", "no champion of base.tiny_base"),
+        ("hub reproduce REF", "there is no card.json"),
+        ("combine REF REF", "is no adapter"),
+        ("retrain base.tiny_base", "no version of base.tiny_base has a card"),
+        ("export REF out --format vllm", "is registered by reference"),
+    ],
+)
+def test_a_base_is_refused_in_a_line_where_it_has_no_place(run, words, refusal):
+    run("register", "examples/tiny_base")
+    outcome = CliRunner().invoke(whole_app, words.replace("REF", "base.tiny_base@1").split())
+    assert outcome.exit_code in (1, 2)
+    assert refusal in outcome.output

@@ -193,9 +193,23 @@ def test_what_is_downloaded_is_checked(contest, tmp_path):
 
 def test_the_tree_has_the_base_and_what_was_made_of_it(contest):
     (base,) = asked("tree")["tree"]
-    assert base["name"] == "examples/tiny_base"
+    assert base["name"] == "examples/tiny_base (base.tiny_base@1)"
     (group,) = base["children"]
     assert [each["name"] for each in group["children"]][-1] == f"{NAME}@1 (previous)"
+
+
+def test_every_version_points_to_its_base_which_is_registered_once(contest):
+    (base,) = asked("list")["models"]
+    assert (base["id"], base["type"]) == ("examples/tiny_base", "base")
+    assert base["ref"] == "base.tiny_base@1"
+    versions = open_hub("local").versions(NAME)
+    assert {each.tags["base_ref"] for each in versions} == {base["ref"]}
+    registered = open_hub("local").get("base.tiny_base", 1)
+    assert registered.tags["base_digest"] == asked_card(4)["base"]["digest"]
+    assert asked("verify", base["ref"])["verified"]
+    refused = run("hub", "delete", base["ref"], "--force")
+    assert refused.exit_code == 2
+    assert f"is the base of {NAME}@" in refused.output
 
 
 def test_what_is_deleted_comes_back_until_it_is_purged(contest):

@@ -214,6 +214,17 @@ class TestHub:
         assert register(run_id, name="one-name").version == 1
         assert register(run_id, name="other-name").model_name == "other-name"
 
+    @pytest.mark.parametrize("name", ["base.tiny", "Qwen2.5-0.5B-orders"])
+    def test_a_name_may_have_dots(self, hub, register, run_id, adapter, tmp_path, name):
+        version = register(run_id, name=name)
+        assert hub.versions(name) == [version]
+        assert hub.fetch(version, "adapter_config.json", tmp_path).read_text() == "{}"
+
+    def test_without_an_alias_none_points_to_it(self, hub, register, run_id):
+        first = register(run_id, alias=None)
+        assert first.aliases == []
+        assert register(run_id, alias=None) == first
+
     def test_a_version_that_is_not_there_is_missed(self, hub, register, run_id):
         name = register(run_id).model_name
         for version in (2, "2"):

@@ -10,6 +10,8 @@ import httpx
 import pytest
 
 from finetune_core.config import Settings
+from finetune_core.config.sections import ModelConfig
+from finetune_core.hub.bases import register_by_hand
 from finetune_core.hub.mlflow_hub import MlflowHub
 from finetune_core.hub.ports import NewVersion
 from tests.finetune_service.api.mlflow_server import ADMIN, workspaces_server
@@ -75,7 +77,7 @@ def register(place, organization, ask, tmp_path):
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     hub = MlflowHub(place[1], organization)
 
-    def register(name, kind="adapter", alias="candidate"):
+    def register(name, kind="adapter", alias="candidate", **more):
         run = hub.start_run(name, {})
         hub.log_params(
             run,
@@ -88,7 +90,7 @@ def register(place, organization, ask, tmp_path):
                 "training.seed": None,
             },
         )
-        tags = {"base_model": "acme/tiny", f"{kind}_digest": "0" * 64}
+        tags = {"base_model": "acme/tiny", f"{kind}_digest": "0" * 64, **more}
         return hub.register(run, tmp_path / "adapter", NewVersion(name, alias, "lora", tags, ""))
 
     return register
@@ -308,3 +310,29 @@ def test_what_has_no_card_can_be_neither_shown_nor_verified(ask, register):
     assert ask.get("/versions/orders@1/card").status_code == 409
     assert ask.get("/versions/orders@1/verification").status_code == 409
     assert ask.get("/versions/nobody@1/card").status_code == 404
+
+
+def test_a_base_is_registered_pointed_to_and_deleted_last(
+    ask, register, place, organization, tiny_base, tmp_path
+):
+    hub, model = MlflowHub(place[1], organization), ModelConfig(name=str(tiny_base))
+    base = register_by_hand(hub, model, tmp_path / "base")
+    adapter = register("orders", base_model=str(tiny_base), base_ref=base.ref)
+    (listed,) = ask.get("/models").json()["data"]
+    assert (listed["type"], listed["ref"], listed["aliases"]) == ("base", base.ref, [])
+    assert ask.get(f"/models/{base.ref}").json() == listed
+    assert ask.get(f"/adapters/{base.ref}").status_code == 404
+    assert [each["ref"] for each in ask.get("/adapters").json()["data"]] == [adapter.ref]
+    (node,) = ask.get("/tree").json()["data"]
+    assert node["name"] == f"{tiny_base} ({base.ref})"
+    found = ask.get(f"/versions/{base.ref}/verification").json()
+    assert {each["state"] for each in found["findings"]} == {"ok"}
+    assert ask.get(f"/versions/{base.ref}/content").status_code == 200
+    assert ask.get(f"/versions/{base.ref}/card").status_code == 409
+    assert ask.post(f"/versions/{base.ref}/promote").status_code == 409
+    refused = ask.delete(f"/models/{base.ref}?force=true")
+    assert refused.status_code == 409
+    assert "is the base of orders@1" in refused.json()["error"]["message"]
+    assert ask.delete("/adapters/orders?force=true").status_code == 200
+    assert ask.delete(f"/models/{base.ref}").status_code == 200
+    assert ask.get("/models").json()["data"] == []

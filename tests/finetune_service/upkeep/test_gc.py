@@ -11,8 +11,12 @@ import time
 import pytest
 
 from finetune_core.config import PipelineConfig
+from finetune_core.config.sections import ModelConfig
 from finetune_core.exceptions import HubUnavailableError, InvalidConfigError
 from finetune_core.hub import open_hub
+from finetune_core.hub.bases import register_base
+from finetune_core.hub.lineage import trace_base
+from finetune_core.hub.ports import NewVersion
 from finetune_core.jobs import LOCK, open_job, working_on
 from finetune_core.storage import is_whole
 from finetune_core.trainers.checkpoints import Checkpoints
@@ -232,6 +236,22 @@ def test_where_the_hub_is_away_no_jobs_folder_goes(home, monkeypatch):
     assert done.returncode == 1
     assert "does not answer" in json.loads(done.stdout)["problems"]["acme"]
     assert old.exists()
+
+
+def test_a_jobs_base_is_not_what_the_job_has_made(home, tmp_path, tiny_base):
+    """A job registers its base with its own run, and the base outlives what the job has made."""
+    hub = open_hub("acme")
+    run_id = hub.start_run("one", {})
+    base = trace_base(ModelConfig(name=str(tiny_base)))
+    register_base(hub, run_id, base, tmp_path / "base")
+    folder = ended(home, run_id=run_id)
+    made = hub.register(run_id, tmp_path / "base", NewVersion("one", "a", "lora", {}, ""))
+    keep = KeepSettings(**AT_ONCE)
+    collect(keep, now=time.time() + LATER)
+    assert folder.exists()
+    hub.delete("one", made.version)
+    collect(keep, now=time.time() + LATER)
+    assert not folder.exists()
 
 
 def test_files_and_uploads_whose_time_is_over(home):
