@@ -136,8 +136,11 @@ def test_real_jobs_keep_what_they_need(home, monkeypatch):
     assert paused.wait(240).status is Status.SUCCEEDED
     steps = [event.data["step"] for event in paused.events() if event.name == "step"]
     assert steps == [*range(1, steps[-1] + 1)]
-    # Whose model is deleted in the registry is kept for no one.
-    Catalog(open_hub("local")).delete_adapter("other", force=True)
+    # A model that was deleted may come back, and its job is kept; of one that is purged, for nobody.
+    catalog = Catalog(open_hub("local"))
+    catalog.delete_adapter("other", force=True)
+    assert "job" not in kinds(collect(keep, now=time.time() + LATER))
+    catalog.versions.purge("other@1")
     last = collect(keep, now=time.time() + LATER)
     assert [each.path.name for each in last.removed if each.kind == "job"] == [other.id]
     assert not (jobs / other.id).exists()
