@@ -136,7 +136,7 @@ def test_real_jobs_keep_what_they_need(home, monkeypatch):
     assert paused.wait(240).status is Status.SUCCEEDED
     steps = [event.data["step"] for event in paused.events() if event.name == "step"]
     assert steps == [*range(1, steps[-1] + 1)]
-    # A model that was deleted may come back, and its job is kept; of one that is purged, for nobody.
+    # A model that was deleted may come back, and its job is kept until it is purged.
     catalog = Catalog(open_hub("local"))
     catalog.delete_adapter("other", force=True)
     assert "job" not in kinds(collect(keep, now=time.time() + LATER))
