@@ -15,6 +15,12 @@ ROOT = Path(__file__).resolve().parents[1]
 FOREIGN = ("PREFECT_API_URL", "PREFECT_PROFILE", "MLFLOW_TRACKING_URI", "FINETUNE_DEFAULTS")
 
 
+def pytest_collection_modifyitems(items):
+    """Files that wait for servers and trainings come first, so that short ones fill the end."""
+    first = [ROOT / "tests" / name for name in ("integration", "chaos")]
+    items.sort(key=lambda item: not any(item.path.is_relative_to(folder) for folder in first))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _environment(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:

@@ -134,7 +134,7 @@ def submit(tmp_path_factory, prefect_server):
         yield submit
     finally:
         os.killpg(worker.pid, 15)
-        worker.wait(120)
+        worker.wait(30)
         api.close()
 
 

@@ -68,6 +68,7 @@ def test_a_killed_trainer_goes_on_from_its_checkpoint_to_the_same_bytes(
     assert adapter(str(tmp_path / job / "adapter")) == undisturbed
 
 
+@pytest.mark.slow
 def test_an_interrupted_job_leaves_no_process_and_resumes_to_the_same_bytes(
     tmp_path, config, undisturbed, prefect_server
 ):

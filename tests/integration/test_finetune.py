@@ -102,6 +102,7 @@ def test_every_folder_of_the_job_is_what_its_manifest_says(run, folder):
     assert PipelineConfig.from_yaml(job / "config.yaml").registry.model_name == "orders"
 
 
+@pytest.mark.slow
 def test_another_learning_rate_redoes_neither_sanitize_nor_tokenize(run, folder, config):
     outcome = finetune(
         "--config", config, "--output", folder / "out", "--name", "orders",

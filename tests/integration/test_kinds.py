@@ -59,6 +59,7 @@ def answers_of_the_card(folder):
     return found, [sample["tuned"] for sample in samples]
 
 
+@pytest.mark.slow
 def test_an_encoder_learns_to_choose(train, tmp_path):
     result, folder = train("BERT")
     assert list(result["stages"]) == [

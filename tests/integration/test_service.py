@@ -184,7 +184,7 @@ def test_a_job_goes_from_its_upload_to_a_model(client, done, receiver):
 
 
 def test_its_run_and_its_model_are_in_its_organisations_workspace_alone(service, done):
-    assert set(service.registered("acme")) == {"orders"}
+    assert set(service.registered("acme")) == {"orders", "base.tiny_base"}
     (run,) = service.runs("acme")
     assert run["info"]["status"] == "FINISHED"
     assert done.id in json.dumps(run)

@@ -161,6 +161,7 @@ def test_a_pause_keeps_a_checkpoint_that_was_asked_for_too(tmp_path, request_for
     assert Checkpoints(request.output).newest().step == 6
 
 
+@pytest.mark.slow
 def test_two_processes_pause_after_the_same_step_and_go_on_to_the_same_bytes(tmp_path, request_for):
     settings = {**SETTINGS, "num_processes": 2}
     whole = request_for(tmp_path / "whole" / "checkpoints", **settings)

@@ -87,6 +87,7 @@ def test_a_checkpoint_of_one_is_resumed_by_the_other(
     check(resumed.steps, {step: found for step, found in alone.steps.items() if step > SAVED})
 
 
+@pytest.mark.slow
 def test_a_model_whose_shares_were_trained_loads_by_itself(tmp_path, request_for):
     """Full fine-tuning, the model shared out by FSDP, beside one process that holds it all."""
     settings = {"method": "full_finetuning", "learning_rate": 1e-4, "epochs": 2, "save_steps": 8}
@@ -136,6 +137,7 @@ def ranks():
     ]
 
 
+@pytest.mark.slow
 def test_another_machine_joins_and_learns_alike(tmp_path, request_for, alone, monkeypatch):
     """Two launchers on this machine, each as if it were one of two."""
     with socket.socket() as free:

@@ -130,6 +130,7 @@ def test_a_loss_that_is_no_number_halves_the_rate_from_the_last_checkpoint_on(
     assert of(events, "step")[-1]["step"] == 2 * STEPS
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_twice_ends_the_training_and_keeps_what_is_good(
     tmp_path, request_for, base
 ):

@@ -46,6 +46,7 @@ def group_of(home, job):
     return json.loads((jobs(home) / job.id / "process.json").read_text())["pid"]
 
 
+@pytest.mark.slow
 def test_a_job_is_started_paused_resumed_and_gives_its_model(home):
     job = FineTuningJob(**asked(hyperparameters={"epochs": 6, "batch_size": 16}))
     job_id = job.start()

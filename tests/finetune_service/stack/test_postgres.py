@@ -50,7 +50,7 @@ def test_each_driver_gets_the_url_as_it_takes_it():
 
 
 def test_a_killed_server_is_ending_until_somebody_has_heard_of_it(tmp_path):
-    cluster = postgres.Cluster(load_settings(home=tmp_path))
+    cluster = postgres.Cluster(load_settings(home=tmp_path.parent / "h", postgres_folder=tmp_path))
     assert not cluster.is_ending()
     cluster.data.mkdir(parents=True)
     server = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
