@@ -205,5 +205,8 @@ def test_a_job_whose_hub_is_away_waits_for_it_and_is_registered_once(submit):
     run.change(job_variables={})  # the hub is back
     run.set("SCHEDULED", name="Resuming")
     run.until("COMPLETED")
-    assert run.outcome()["registered"]["version"] == 1
+    registered = run.outcome()["registered"]
+    versions = MlflowHub(Settings(), "local").versions(registered["model_name"])
+    mine = [each.version for each in versions if each.run_id == registered["run_id"]]
+    assert mine == [registered["version"]]
     assert run.events().count("succeeded") == 1
