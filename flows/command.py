@@ -40,9 +40,7 @@ from flows import options
 
 
 def run(
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="A YAML or JSON config; flags go over it.")
-    ] = None,
+    config: options.Config = None,
     model: options.Model = None,
     task: options.ModelTask = None,
     dataset: Annotated[
@@ -68,12 +66,8 @@ def run(
     four_bit: Annotated[bool, typer.Option("--4bit", help="qlora, on a base of 4 bits.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Compute in 16-bit floats.")] = False,
     epochs: options.Epochs = None,
-    learning_rate: Annotated[
-        str | None, typer.Option("--learning-rate", "--lr", help="The peak, or auto.")
-    ] = None,
-    batch_size: Annotated[
-        str | None, typer.Option("--batch-size", "-b", help="Rows an optimizer step, or auto.")
-    ] = None,
+    learning_rate: options.LearningRate = None,
+    batch_size: options.BatchSize = None,
     num_processes: Annotated[
         int | None, typer.Option("--num-processes", help="Processes that train together.")
     ] = None,
@@ -172,7 +166,7 @@ def run(
         result = _finetune(chosen, organization, resume or new_job_id(), force)
         seconds = perf_counter() - start
         if as_json:
-            _print_json(summary_of(result, seconds))
+            print_json(summary_of(result, seconds))
         else:
             print_result(result, seconds)
 
@@ -204,7 +198,7 @@ def report_errors(work: Callable[[], None], *, as_json: bool) -> None:
     console.print(f"error: {failure}")
     if as_json:
         status = "interrupted" if isinstance(failure, JobInterruptedError) else "failed"
-        _print_json({"status": status, "error": failure.to_dict()})
+        print_json({"status": status, "error": failure.to_dict()})
     raise typer.Exit(failure.exit_code)
 
 
@@ -315,7 +309,8 @@ def summary_of(result: JobResult, seconds: float) -> dict[str, Any]:
     }
 
 
-def _print_json(value: dict[str, Any]) -> None:
+def print_json(value: dict[str, Any]) -> None:
+    """Prints what a machine reads."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 

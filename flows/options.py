@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+Config = Annotated[
+    Path | None, typer.Option("--config", "-c", help="A YAML or JSON config; flags go over it.")
+]
 Model = Annotated[
     str | None, typer.Option("--model", "-m", help="A model's folder, or its id on the hub.")
 ]
@@ -33,6 +37,12 @@ MaxLength = Annotated[
     int | None, typer.Option("--max-length", help="The tokens that a row may have.")
 ]
 Epochs = Annotated[int | None, typer.Option("--epochs", "-e", help="Passes over the rows.")]
+LearningRate = Annotated[
+    str | None, typer.Option("--learning-rate", "--lr", help="The peak, or auto.")
+]
+BatchSize = Annotated[
+    str | None, typer.Option("--batch-size", "-b", help="Rows an optimizer step, or auto.")
+]
 LoraRank = Annotated[
     int | None, typer.Option("--lora-rank", "--lora-r", help="The adapter's rank.")
 ]

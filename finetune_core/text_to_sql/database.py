@@ -5,9 +5,8 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -26,6 +25,7 @@ from finetune_core.text_to_sql.statements import (
 
 STEPS = 10_000  # of SQLite's machine between two looks at the clock
 LONGEST_VALUE = 10_000_000  # bytes that a value of a SQLite query may have
+LONGEST_MESSAGE = 300  # characters that are told of what a database says
 CONNECT_SECONDS = 10
 DIALECTS = {"sqlite": "sqlite", "postgresql": "postgres"}  # SQLAlchemy's name → sqlglot's
 BLOCK = 1000  # rows that are fetched at once
@@ -47,7 +47,7 @@ class Result(NamedTuple):
     ordered: bool
 
 
-class Database:
+class Database(AbstractContextManager["Database"]):
     """A database that is only read.
 
     Three things keep it as it is: nothing but a SELECT is sent (`parse_select`), it is sent as
@@ -74,15 +74,7 @@ class Database:
         self._asking = self._open(asking=True)
         self._check()
 
-    def __enter__(self) -> Database:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -134,13 +126,13 @@ class Database:
                 yield connection
         except DBAPIError as error:
             if error.connection_invalidated:  # not the query's fault
-                raise self._refused(error) from None
+                raise self.unreadable(error) from None
             message = _said(error)
             if "interrupted" in message or "statement timeout" in message:
                 raise self._slow() from None
-            raise RefusedQuery("fails", message[:300]) from None
+            raise RefusedQuery("fails", message) from None
         except (SQLAlchemyError, sqlite3.Error, ValueError, OverflowError) as error:
-            raise RefusedQuery("fails", " ".join(str(error).split())[:300]) from None
+            raise RefusedQuery("fails", _said(error)) from None
 
     def _slow(self) -> RefusedQuery:
         return RefusedQuery("too_slow", f"takes more than {self._seconds:g} s")
@@ -173,22 +165,23 @@ class Database:
                 if self._url.get_backend_name() == "sqlite":
                     connection.exec_driver_sql("SELECT count(*) FROM sqlite_master")
         except (SQLAlchemyError, sqlite3.Error) as error:
-            raise self._refused(error) from None
+            raise self.unreadable(error) from None
 
-    def _refused(self, error: Exception) -> DatabaseError:
-        reason = " ".join(str(getattr(error, "orig", None) or error).split())[:300]
+    def unreadable(self, error: Exception) -> DatabaseError:
+        """The error that says why it cannot be read."""
         return DatabaseError(
-            f"the database {self.name} cannot be read: {reason}",
+            f"the database {self.name} cannot be read: {_said(error)}",
             hint="A password is read from PGPASSWORD, or from ~/.pgpass."
             if self._url.get_backend_name() == "postgresql"
             else None,
         )
 
 
-def _said(error: DBAPIError) -> str:
+def _said(error: Exception) -> str:
     """What the database says is wrong, without the place in a statement that is not the user's."""
-    diagnosis = getattr(error.orig, "diag", None)
-    return " ".join(str(getattr(diagnosis, "message_primary", None) or error.orig).split())
+    orig = getattr(error, "orig", None) or error
+    primary = getattr(getattr(orig, "diag", None), "message_primary", None)
+    return " ".join(str(primary or orig).split())[:LONGEST_MESSAGE]
 
 
 def _open_sqlite(file: Path, asking: bool) -> sqlite3.Connection:

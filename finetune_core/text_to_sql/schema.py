@@ -80,8 +80,7 @@ def scan(database: Database, config: SqlConfig) -> Schema:
             names = sorted({*inspector.get_table_names(), *inspector.get_view_names()})
             tables = [_scan_table(connection, inspector, name, config, mask) for name in names]
     except SQLAlchemyError as error:
-        reason = " ".join(str(getattr(error, "orig", None) or error).split())[:300]
-        raise DatabaseError(f"the database {database.name} cannot be read: {reason}") from None
+        raise database.unreadable(error) from None
     if not tables:
         raise DatabaseError(f"the database {database.name} has no tables")
     return Schema(name=database.name, dialect=database.dialect, tables=tables)

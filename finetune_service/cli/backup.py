@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,7 +11,7 @@ from finetune_service.upkeep.backup import back_up
 from finetune_service.upkeep.restore import restore as put_back
 from finetune_service.upkeep.settings import load_keep_settings
 from flows import options
-from flows.command import report_errors
+from flows.command import print_json, report_errors
 
 
 def backup(
@@ -33,7 +31,7 @@ def backup(
     def work() -> None:
         made = back_up(target, load_keep_settings(), everything=everything)
         if as_json:
-            _print_json(made.model_dump(mode="json"))
+            print_json(made.model_dump(mode="json"))
             return
         typer.echo(f"backup     {made.path}, {made.bytes:,} bytes, {made.files:,} files")
         typer.echo(f"databases  {_databases(made.about.postgres)}")
@@ -60,7 +58,7 @@ def restore(
     def work() -> None:
         made = put_back(archive, force=force)
         if as_json:
-            _print_json(made.model_dump(mode="json"))
+            print_json(made.model_dump(mode="json"))
             return
         typer.echo(f"restored   {made.home}")
         typer.echo(f"databases  {_databases(made.about.postgres)}")
@@ -73,7 +71,3 @@ def restore(
 
 def _databases(postgres: str | None) -> str:
     return f"of PostgreSQL {postgres}" if postgres else "SQLite files alone"
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console, RenderableType
@@ -19,7 +17,7 @@ from finetune_service.exceptions import NotFoundError
 from finetune_service.hub import AdapterRecord, Catalog, ModelRecord
 from finetune_service.sdk.backend import Registry, open_registry
 from flows import options
-from flows.command import report_errors
+from flows.command import print_json, report_errors
 
 hub = typer.Typer(
     no_args_is_help=True, help="The registered models: look, promote, verify, rebuild."
@@ -149,11 +147,6 @@ def _either(
         return adapter(name)
     except NotFoundError:
         return model(name)
-
-
-def print_json(value: dict[str, Any]) -> None:
-    """Prints what a machine reads."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
 def print_text(shown: RenderableType) -> None:

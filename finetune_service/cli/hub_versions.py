@@ -14,12 +14,12 @@ from rich.tree import Tree
 from finetune_core.evaluation.report import shown
 from finetune_core.hub.reproduction import Reproduction
 from finetune_core.storage import from_here
-from finetune_service.cli.hub import print_json, print_text
+from finetune_service.cli.hub import print_text
 from finetune_service.cli.organizations import when
 from finetune_service.hub.versions import TreeNode, VersionRecord
 from finetune_service.sdk.backend import VersionRegistry, open_versions
 from flows import options
-from flows.command import report_errors
+from flows.command import print_json, report_errors
 
 SHORT = 12  # characters of a digest that a person reads
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -18,7 +17,7 @@ from finetune_service.stack.parts import database_name, parts
 from finetune_service.stack.settings import StackSettings, kept_settings, load_settings
 from finetune_service.stack.supervision import Supervisor
 from flows import options
-from flows.command import report_errors
+from flows.command import print_json, report_errors
 
 SQLITE = (
     "single user: SQLite takes one writer at a time, so that Prefect refuses most calls of "
@@ -50,7 +49,7 @@ def up(
             "mlflow": settings.address(settings.mlflow_port),
         }
         if as_json:
-            _print_json(
+            print_json(
                 {
                     **addresses,
                     "database": database_name(settings, started.server),
@@ -71,7 +70,7 @@ def down(as_json: options.AsJson = False) -> None:
         settings = kept_settings()
         waiting = lifecycle.down(settings) if settings else 0
         if as_json:
-            _print_json({"handed_back_jobs": waiting})
+            print_json({"handed_back_jobs": waiting})
             return
         jobs = f"; {waiting} {'job goes' if waiting == 1 else 'jobs go'} on at the next up"
         typer.echo(f"the stack is down{jobs if waiting else ''}")
@@ -89,7 +88,7 @@ def status(as_json: options.AsJson = False) -> None:
         server = lifecycle.server_url(settings)
         found = health.look(settings, parts(settings, server), server)
         if as_json:
-            _print_json(found.model_dump(mode="json"))
+            print_json(found.model_dump(mode="json"))
         else:
             _show_status(found)
         running = found.running
@@ -192,7 +191,3 @@ def _print_lines(file: Path, found: list[str], named: bool) -> None:
     for line in found:
         sys.stdout.write(f"{file.stem:<10} {line}\n" if named else f"{line}\n")
     sys.stdout.flush()
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")

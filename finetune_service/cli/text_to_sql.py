@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,7 +34,7 @@ from finetune_service.jobs.providers import (
     open_provider,
 )
 from flows import options
-from flows.command import going_on, print_result, read_config, report_errors, summary_of
+from flows.command import going_on, print_json, print_result, read_config, report_errors, summary_of
 
 if TYPE_CHECKING:
     from finetune_core.text_to_sql.dataset import SqlDataset
@@ -45,9 +43,7 @@ NAMED = re.compile(r"([^=:/]+)=(.+)")  # NAME=URL, and no URL that has a = in it
 
 
 def text_to_sql(
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="A YAML or JSON config; flags go over it.")
-    ] = None,
+    config: options.Config = None,
     database: Annotated[
         list[str] | None,
         typer.Option(
@@ -103,12 +99,8 @@ def text_to_sql(
         str | None, typer.Option("--method", help="lora, qlora or full_finetuning.")
     ] = None,
     epochs: options.Epochs = None,
-    learning_rate: Annotated[
-        str | None, typer.Option("--learning-rate", "--lr", help="The peak, or auto.")
-    ] = None,
-    batch_size: Annotated[
-        str | None, typer.Option("--batch-size", "-b", help="Rows an optimizer step, or auto.")
-    ] = None,
+    learning_rate: options.LearningRate = None,
+    batch_size: options.BatchSize = None,
     lora_rank: options.LoraRank = None,
     seed: options.Seed = None,
     name: Annotated[str | None, typer.Option("--name", help="The registered model's name.")] = None,
@@ -188,7 +180,7 @@ def text_to_sql(
             if found.finetuned is None:
                 _show_submitted(found.dataset, job_id, as_json)
             elif as_json:
-                _print_json(
+                print_json(
                     {
                         **summary_of(found.finetuned, perf_counter() - start),
                         "dataset": found.dataset.model_dump(mode="json"),
@@ -276,7 +268,7 @@ def _show_dataset(data: SqlDataset, as_json: bool) -> None:
             {"rule": rule, "questions": count, "first": first}
             for rule, count, first in reasons(data)
         ]
-        _print_json({**data.model_dump(mode="json"), "refused": refused})
+        print_json({**data.model_dump(mode="json"), "refused": refused})
         return
     console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print(f"{summary(data)}; schemas as {data.serializer}, rows of {data.longest:,} tokens")
@@ -295,14 +287,14 @@ def _show_submitted(data: SqlDataset, job_id: str, as_json: bool) -> None:
     from finetune_core.text_to_sql.report import summary
 
     if as_json:
-        _print_json({"job_id": job_id, "dataset": data.model_dump(mode="json")})
+        print_json({"job_id": job_id, "dataset": data.model_dump(mode="json")})
     else:
         Console(highlight=False, soft_wrap=True).print(f"{summary(data)}\njob  {job_id}")
 
 
 def _show_finetuning(found: Finetuning, as_json: bool) -> None:
     if as_json:
-        _print_json(found.model_dump(mode="json"))
+        print_json(found.model_dump(mode="json"))
     else:
         console = Console(highlight=False, soft_wrap=True, markup=False)
         console.print(f"job     {found.job_id}, {found.status.value}")
@@ -314,7 +306,3 @@ def _show_finetuning(found: Finetuning, as_json: bool) -> None:
             console.print(f"{metric:<24} {value:.4f}")
     if found.status.value not in ("succeeded", "paused"):
         raise typer.Exit(1)
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import httpx
@@ -25,7 +25,7 @@ from finetune_service.sdk.versions import HubVersions
 LOG_LINES = 10_000
 
 
-class Client:
+class Client(AbstractContextManager["Client"]):
     """The API of one organisation: its `jobs`, `files`, `models` and `hub`.
 
     Args:
@@ -66,15 +66,7 @@ class Client:
         """Closes the connections."""
         self.transport.close()
 
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta, timezone
-from types import TracebackType
 from typing import Any
 
 from pydantic import SecretStr
@@ -20,7 +20,7 @@ AT_WORK = ("PENDING", "RUNNING", "CANCELLING")
 HANDED_BACK = "HandedBack"
 
 
-class PrefectApi:
+class PrefectApi(AbstractContextManager["PrefectApi"]):
     """The stack's Prefect, asked with the stack's password; its calls raise as PrefectClient's do.
 
     Args:
@@ -40,15 +40,7 @@ class PrefectApi:
                 os.environ.get("PREFECT_API_URL"), SecretStr(auth) if auth else None
             )
 
-    def __enter__(self) -> PrefectApi:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._client.close()
 
     def create_pool(self, name: str) -> None:

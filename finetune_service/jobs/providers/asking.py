@@ -13,9 +13,9 @@ import random
 import re
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from email.utils import parsedate_to_datetime
 from functools import cache
-from types import TracebackType
 from typing import TypeVar
 
 import openai
@@ -55,7 +55,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class Asking:
+class Asking(AbstractContextManager["Asking"]):
     """The connection to one server, with the key from the environment.
 
     Args:
@@ -129,15 +129,7 @@ class Asking:
         """Closes the connections."""
         self._api.close()
 
-    def __enter__(self) -> Asking:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _wait_for_turn(self) -> None:
