@@ -82,19 +82,18 @@ class Database(AbstractContextManager["Database"]):
         self.engine.dispose()
         self._asking.dispose()
 
-    def query(self, sql: str, *, dialect: str | None = None) -> Result:
+    def query(self, sql: str) -> Result:
         """Executes a query.
 
         Args:
-            sql: One SELECT.
-            dialect: Its dialect, as sqlglot names it; without it, the database's own.
+            sql: One SELECT, in the database's own dialect.
 
         Raises:
             DatabaseError: It is gone.
             RefusedQuery: It is something else, of which the database has seen nothing; or the
                 database refuses it, or it goes beyond a limit.
         """
-        tree = parse_select(sql, dialect or self.dialect)
+        tree = parse_select(sql, self.dialect)
         return Result(self._execute(write(tree, self.dialect)), is_ordered(tree))
 
     def _execute(self, sql: str) -> list[Row]:

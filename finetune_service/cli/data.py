@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +17,7 @@ from finetune_core.jobs import organization_folder
 from finetune_core.storage import from_here
 from finetune_service.cli.heavy import run_heavy
 from flows import options
-from flows.command import report_errors
+from flows.command import print_json, report_errors
 from tasks.terminal import Terminal
 
 app = typer.Typer(no_args_is_help=True, help="Look at a dataset before it costs anything.")
@@ -89,7 +87,7 @@ def check(
             html.write_text(page(result.report, Path(config.dataset.path).name))
         if as_json:
             found = {**result.report.model_dump(mode="json"), "ledger": str(result.ledger)}
-            sys.stdout.write(json.dumps(found, indent=2) + "\n")
+            print_json(found)
         else:
             _show(result)
 

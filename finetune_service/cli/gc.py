@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +12,7 @@ from finetune_service.upkeep.gc import Collected, collect
 from finetune_service.upkeep.removal import Removable
 from finetune_service.upkeep.settings import load_keep_settings
 from flows import options
-from flows.command import report_errors
+from flows.command import print_json, report_errors
 
 
 def gc(
@@ -33,7 +31,7 @@ def gc(
         collected = collect(load_keep_settings(), organization=organization, dry_run=dry_run)
         found.append(collected)
         if as_json:
-            _print_json(collected, dry_run)
+            print_json(_told(collected, dry_run))
         else:
             _show(collected, dry_run)
 
@@ -50,8 +48,8 @@ def _groups(removed: list[Removable]) -> dict[tuple[str, str], list[Removable]]:
     return groups
 
 
-def _print_json(collected: Collected, dry_run: bool) -> None:
-    found: dict[str, Any] = {
+def _told(collected: Collected, dry_run: bool) -> dict[str, Any]:
+    return {
         "dry_run": dry_run,
         "bytes": sum(each.bytes for each in collected.removed),
         "removed": [
@@ -66,7 +64,6 @@ def _print_json(collected: Collected, dry_run: bool) -> None:
         ],
         "problems": {name: str(error) for name, error in collected.problems.items()},
     }
-    sys.stdout.write(json.dumps(found, indent=2) + "\n")
 
 
 def _show(collected: Collected, dry_run: bool) -> None:

@@ -25,7 +25,7 @@ from finetune_service.sdk.backend import (
 from finetune_service.sdk.records import JobInfo
 from finetune_service.sdk.request import JobRequest
 from flows import options
-from flows.command import report_errors
+from flows.command import print_json, report_errors
 
 job = typer.Typer(no_args_is_help=True, help="Create, look at and control fine-tuning jobs.")
 
@@ -126,7 +126,7 @@ def list_jobs(
     def work(backend: Backend) -> None:
         found = backend.list(limit)
         if as_json:
-            shown.as_json({"jobs": [each.model_dump(mode="json") for each in found]})
+            print_json({"jobs": [each.model_dump(mode="json") for each in found]})
         else:
             shown.table(found)
 
@@ -197,7 +197,7 @@ def events(
         job_id = backend.get(name).id
         if as_json and not follows:
             found = in_order(backend, job_id)
-            shown.as_json({"events": [each.model_dump(mode="json") for each in found]})
+            print_json({"events": [each.model_dump(mode="json") for each in found]})
             return
         for event in follow(backend, job_id) if follows else in_order(backend, job_id):
             shown.event(event, as_json=as_json)
@@ -214,7 +214,7 @@ def logs(
     def work(backend: Backend) -> None:
         lines = backend.logs(name)
         if as_json:
-            shown.as_json({"lines": list(lines)})
+            print_json({"lines": list(lines)})
         else:
             sys.stdout.writelines(f"{line}\n" for line in lines)
 

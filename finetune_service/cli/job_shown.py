@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
@@ -14,15 +13,11 @@ from rich.table import Table
 
 from finetune_service.jobs.states import Status
 from finetune_service.sdk.records import JobEvent, JobInfo
+from flows.command import print_json
 
 HIDDEN = ("stage_began",)  # the bar says so
 SHOWN_BY_BAR = ("step",)
 PIPE_WIDTH = 200
-
-
-def as_json(value: dict[str, Any]) -> None:
-    """Prints an object on standard output."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
 def table(jobs: Iterable[JobInfo]) -> None:
@@ -46,8 +41,7 @@ def job(found: JobInfo, metrics: Mapping[str, Any], *, as_json: bool) -> None:
         as_json: Whether a program reads it.
     """
     if as_json:
-        value = {**found.model_dump(mode="json"), "metrics": metrics}
-        sys.stdout.write(json.dumps(value, indent=2) + "\n")
+        print_json({**found.model_dump(mode="json"), "metrics": metrics})
         return
     facts = Table(box=None, show_header=False)
     facts.add_column(style="dim", no_wrap=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any
@@ -15,7 +13,7 @@ from rich.table import Table
 from finetune_core.config.settings import Settings
 from finetune_service.organizations import Key, Organizations
 from flows import options
-from flows.command import report_errors
+from flows.command import print_json, report_errors
 
 org = typer.Typer(no_args_is_help=True, help="Make organisations, and list them.")
 key = typer.Typer(no_args_is_help=True, help="Make, list and revoke the API keys of organisations.")
@@ -111,7 +109,7 @@ def _public(key: Key) -> dict[str, Any]:
 
 def _print(value: dict[str, Any], shown: str | Table, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json.dumps(value, indent=2) + "\n")
+        print_json(value)
     else:
         Console(highlight=False, soft_wrap=True, markup=False).print(shown)
 

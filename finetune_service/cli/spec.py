@@ -13,13 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from finetune_service.cli import job
-from finetune_service.cli.job_shown import as_json as print_json
 from finetune_service.cli.organizations import when
 from finetune_service.cli.single_dash import SingleDash
 from finetune_service.hub import AdapterRecord, ModelRecord
 from finetune_service.sdk.backend import Registry, open_registry
 from flows import options
-from flows.command import report_errors
+from flows.command import print_json, report_errors
 
 create = typer.Typer(no_args_is_help=True, help="Create a fine-tune-job.")
 list_ = typer.Typer(no_args_is_help=True, help="List fine-tune-job, hub-model or hub-adapter.")

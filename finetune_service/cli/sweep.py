@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,7 +22,7 @@ from finetune_core.exceptions import (
 from finetune_core.sweep.config import SweepConfig
 from finetune_core.types import new_id
 from flows import options
-from flows.command import read_config, report_errors
+from flows.command import print_json, read_config, report_errors
 
 if TYPE_CHECKING:
     from finetune_core.sweep.trials import SweepResult
@@ -110,7 +108,7 @@ def sweep(
         seconds = perf_counter() - start
         if as_json:
             found = {**result.model_dump(mode="json"), "duration_s": round(seconds, 3)}
-            sys.stdout.write(json.dumps(found, indent=2) + "\n")
+            print_json(found)
         else:
             _show(result, organization, seconds)
 

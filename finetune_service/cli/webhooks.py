@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -15,7 +13,7 @@ from finetune_service.exceptions import NotFoundError
 from finetune_service.jobs.webhooks import Webhooks
 from finetune_service.organizations import Organizations
 from flows import options
-from flows.command import report_errors
+from flows.command import print_json, report_errors
 
 app = typer.Typer(no_args_is_help=True, help="Say where to tell that a job has ended.")
 
@@ -75,6 +73,6 @@ def _run(organization: str, work: Callable[[Webhooks], None], as_json: bool) -> 
 
 def _print(value: dict[str, Any], shown: str, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json.dumps(value, indent=2) + "\n")
+        print_json(value)
     else:
         Console(highlight=False, soft_wrap=True, markup=False).print(shown)

@@ -107,14 +107,6 @@ def test_an_error_of_the_database_is_one_line(shop):
     assert "\n" not in str(refused.value)
 
 
-def test_another_dialect_is_translated(postgres_shop):
-    with postgres_shop.open() as database:
-        found = database.query(
-            "SELECT IFNULL(email, 'none') FROM customers WHERE name = 'David'", dialect="sqlite"
-        )
-    assert found.rows == [("none",)]
-
-
 def test_a_dialect_that_nobody_knows_is_refused():
     values = {"dataset": {"path": "q.csv"}, "sql": {"dialect": "postgress"}}
     with pytest.raises(ConfigError, match=r"sql\.dialect.*postgress"):
