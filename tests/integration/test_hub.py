@@ -8,14 +8,12 @@ import shutil
 
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner
 
 from finetune_core.hub import open_hub
 from finetune_core.storage import digest_file
-from finetune_service.cli import app
 from tests.conftest import ROOT
 from tests.finetune_service.api.server import served
-from tests.integration.command import cli, finetune, write_config
+from tests.integration.command import cli, finetune, invoke, write_config
 
 NAME = "orders"
 pytestmark = pytest.mark.timeout(600)  # four jobs, one after the other
@@ -72,12 +70,8 @@ def contest(home, rows, shuffled):
     return first, same, worse, better
 
 
-def run(*words):
-    return CliRunner().invoke(app, list(map(str, words)))
-
-
 def asked(*words):
-    outcome = run("hub", *words, "--json")
+    outcome = invoke("hub", *words, "--json")
     assert outcome.exit_code == 0, outcome.output
     return json.loads(outcome.stdout)
 
@@ -114,7 +108,7 @@ def test_each_version_has_a_report_of_its_gate(contest, tmp_path, number, passed
 
 
 def asked_card(number):
-    outcome = run("hub", "card", f"{NAME}@{number}")
+    outcome = invoke("hub", "card", f"{NAME}@{number}")
     assert outcome.exit_code == 0, outcome.output
     return json.loads(outcome.stdout)
 
@@ -178,7 +172,7 @@ def test_verify_finds_nothing_in_a_version_and_a_flipped_byte_in_a_damaged_one(c
     whole = weights.read_bytes()
     middle = len(whole) // 2
     weights.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
-    outcome = run("hub", "verify", f"{NAME}@2", "--json")
+    outcome = invoke("hub", "verify", f"{NAME}@2", "--json")
     weights.write_bytes(whole)
     assert outcome.exit_code == 1
     assert json.loads(outcome.stdout)["faults"] == ["adapter_model.safetensors: changed"]
@@ -187,7 +181,7 @@ def test_verify_finds_nothing_in_a_version_and_a_flipped_byte_in_a_damaged_one(c
 def test_what_is_downloaded_is_checked(contest, tmp_path):
     found = asked("download", f"{NAME}@champion", tmp_path / "package")
     assert {"adapter_model.safetensors", "card.json", "README.md"} <= set(found["files"])
-    again = run("hub", "download", f"{NAME}@1", tmp_path / "package")
+    again = invoke("hub", "download", f"{NAME}@1", tmp_path / "package")
     assert again.exit_code == 2
 
 
@@ -207,24 +201,24 @@ def test_every_version_points_to_its_base_which_is_registered_once(contest):
     registered = open_hub("local").get("base.tiny_base", 1)
     assert registered.tags["base_digest"] == asked_card(4)["base"]["digest"]
     assert asked("verify", base["ref"])["verified"]
-    refused = run("hub", "delete", base["ref"], "--force")
+    refused = invoke("hub", "delete", base["ref"], "--force")
     assert refused.exit_code == 2
     assert f"is the base of {NAME}@" in refused.output
 
 
 def test_what_is_deleted_comes_back_until_it_is_purged(contest):
-    refused = run("hub", "delete", f"{NAME}@4")
+    refused = invoke("hub", "delete", f"{NAME}@4")
     assert refused.exit_code == 2
     assert "champion" in refused.output
-    assert run("hub", "delete", f"{NAME}@2").exit_code == 0
+    assert invoke("hub", "delete", f"{NAME}@2").exit_code == 0
     assert f"{NAME}@2" not in aliases()
-    assert run("hub", "get", f"{NAME}@2").exit_code == 2
-    assert run("hub", "purge", f"{NAME}@1").exit_code == 2  # it is not deleted
+    assert invoke("hub", "get", f"{NAME}@2").exit_code == 2
+    assert invoke("hub", "purge", f"{NAME}@1").exit_code == 2  # it is not deleted
     assert asked("undelete", f"{NAME}@2")["ref"] == f"{NAME}@2"
     assert f"{NAME}@2" in aliases()
-    assert run("hub", "delete", f"{NAME}@2").exit_code == 0
+    assert invoke("hub", "delete", f"{NAME}@2").exit_code == 0
     assert asked("purge", f"{NAME}@2")["purged"]
-    assert run("hub", "undelete", f"{NAME}@2").exit_code == 2
+    assert invoke("hub", "undelete", f"{NAME}@2").exit_code == 2
 
 
 def test_a_version_is_made_again_from_its_card_to_the_byte(contest):
@@ -313,7 +307,7 @@ def test_two_adapters_become_one_which_the_gate_judges(contest):
     found = json.loads(outcome.stdout)
     assert found["model_name"] == "mixed"
     assert found["gate"]["incumbent"] is None  # the first of its name: compared with the base
-    outcome = run("hub", "card", "mixed@1")
+    outcome = invoke("hub", "card", "mixed@1")
     card = json.loads(outcome.stdout)
     assert card["combined"] == [f"{NAME}@1", f"{NAME}@4"]
     assert card["trained_tokens"] == 0
@@ -334,6 +328,6 @@ def test_two_adapters_become_one_which_the_gate_judges(contest):
     ],
 )
 def test_what_cannot_be_combined_is_said(words, problem):
-    outcome = run("combine", *words)
+    outcome = invoke("combine", *words)
     assert outcome.exit_code == 2
     assert problem in outcome.output

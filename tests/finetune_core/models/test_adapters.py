@@ -119,7 +119,9 @@ add_lora(load_model(ModelConfig(name=base)), config).save_pretrained(folder)
 """
 
 
-@pytest.mark.parametrize("initialization", ["default", "pissa"])
+@pytest.mark.parametrize(
+    "initialization", ["default", pytest.param("pissa", marks=pytest.mark.slow)]
+)
 def test_an_adapters_config_is_the_same_bytes_each_time(tiny_base, tmp_path, initialization):
     saved = set()
     for seed in "123":

@@ -214,7 +214,7 @@ def silent():
             connection.close()
 
 
-@pytest.mark.parametrize("kind", ["dead", "silent"])
+@pytest.mark.parametrize("kind", ["dead", pytest.param("silent", marks=pytest.mark.slow)])
 def test_it_answers_503_at_once_where_mlflow_is_away(tmp_path, silent, kind):
     (tmp_path / "home").mkdir()
     url = silent if kind == "silent" else "http://127.0.0.1:9"

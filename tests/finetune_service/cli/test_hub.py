@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from typer.testing import CliRunner
 
 from finetune_core.hub import open_hub
 from finetune_core.hub.ports import NewVersion
-from finetune_service.cli import app as whole_app
-from finetune_service.cli.hub import hub as app
+from tests.integration.command import invoke
 
 
 @pytest.fixture
@@ -22,7 +20,7 @@ def run(tmp_path, monkeypatch):
     tags = {"base_model": "acme/tiny", "adapter_digest": "0" * 64}
     new = NewVersion("orders", "candidate", "lora", tags, "")
     hub.register(hub.start_run("r", {}), tmp_path / "adapter", new)
-    return lambda *words: CliRunner().invoke(app, words)
+    return lambda *words: invoke("hub", *words)
 
 
 def test_what_is_registered_is_listed_shown_and_deleted(run):
@@ -52,13 +50,11 @@ def test_a_base_is_registered_by_hand_and_its_copy_loads(run, tiny_base, tmp_pat
     shown = run("list").stdout
     assert "base model" in shown
     assert "…" not in shown  # nothing is left out
-    words = ("hub", "download", "base.tiny_base@2", str(tmp_path / "got"), "--json")
-    got = json.loads(CliRunner().invoke(whole_app, words).stdout)
+    got = json.loads(run("download", "base.tiny_base@2", tmp_path / "got", "--json").stdout)
     assert {each.name for each in tiny_base.iterdir()} < set(got["files"])
     for each in tiny_base.iterdir():
         assert (tmp_path / "got" / each.name).read_bytes() == each.read_bytes()
-    outcome = CliRunner().invoke(whole_app, ("hub", "verify", "base.tiny_base@2", "--json"))
-    assert json.loads(outcome.stdout)["verified"]
+    assert json.loads(run("verify", "base.tiny_base@2", "--json").stdout)["verified"]
 
 
 @pytest.mark.parametrize("model", ["acme/nobody-s", "examples"])
@@ -82,7 +78,7 @@ def test_what_is_no_model_is_not_registered(run, model):
     ],
 )
 def test_a_base_is_refused_in_a_line_where_it_has_no_place(run, words, refusal):
-    run("register", "examples/tiny_base")
-    outcome = CliRunner().invoke(whole_app, words.replace("REF", "base.tiny_base@1").split())
+    assert run("register", "examples/tiny_base").exit_code == 0
+    outcome = invoke(*words.replace("REF", "base.tiny_base@1").split())
     assert outcome.exit_code in (1, 2)
     assert refusal in outcome.output
