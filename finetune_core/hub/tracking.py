@@ -188,6 +188,7 @@ class Tracking:
         """Closes the run as FINISHED, FAILED or KILLED, the job's events kept with it."""
 
         def tell(run_id: str) -> None:
+            self._send_events(run_id)  # the last seconds of a training that was ended
             if self._job.events.exists():
                 self._hub.log_file(run_id, self._job.events)
             self._hub.end_run(run_id, status)

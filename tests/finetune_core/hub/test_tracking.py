@@ -246,6 +246,18 @@ def test_steps_are_told_while_the_training_goes_on(job, train):
     assert told_steps(hub) == steps(1, 2)
 
 
+def test_the_last_steps_of_a_training_that_is_ended_are_told(job, train):
+    hub = MemoryHub()
+    tracking = Tracking(hub, job)
+    train(1)
+    tracking.tell_event({"type": "step"})
+    train(2, 3)
+    tracking.tell_event({"type": "step"})  # too soon after the one before
+    assert told_steps(hub) == steps(1)
+    tracking.end("KILLED")
+    assert told_steps(hub) == steps(1, 2, 3)
+
+
 def test_a_hub_that_is_away_does_not_stop_a_job_and_misses_nothing(job, train, tell_all):
     hub = MemoryHub()
     hub.away = True
