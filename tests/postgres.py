@@ -17,7 +17,7 @@ from sqlalchemy.engine import URL
 from finetune_service.stack.exceptions import PostgresMissingError
 from finetune_service.stack.postgres import Cluster, answers, create_databases
 from finetune_service.stack.settings import StackSettings
-from tests.integration.test_control import until
+from tests.waiting import until
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ def postgres() -> Iterator[URL]:
             stderr=log,
         )
     try:
-        until(lambda: answers(cluster.url()), "PostgreSQL")
+        until(lambda: answers(cluster.url()), "PostgreSQL does not answer")
         yield cluster.url()
     finally:
         server.send_signal(signal.SIGINT)  # its fast shutdown

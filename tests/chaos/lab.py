@@ -20,9 +20,9 @@ from finetune_service.stack.parts import API, WORKER
 from finetune_service.stack.settings import StackSettings
 from finetune_service.stack.supervision import Supervisor
 from tests.conftest import ROOT
-from tests.finetune_service.api.server import until
 from tests.integration.stack import Stack, stack
 from tests.integration.test_service import Service
+from tests.waiting import until
 
 DATA = ROOT / "examples" / "data"
 JOBS = "/v1/fine_tuning/jobs"

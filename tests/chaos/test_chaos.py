@@ -12,8 +12,8 @@ import pytest
 from tests.chaos.experiment import disturbed, undisturbed
 from tests.chaos.faults import FAULTS, known
 from tests.chaos.lab import STEPS_AN_EPOCH, lab
-from tests.finetune_service.api.server import until
 from tests.integration.stack import need_postgresql
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
@@ -28,6 +27,7 @@ from finetune_core.jobs import (
     working_on,
 )
 from finetune_core.trainers.control import Control
+from tests.waiting import until
 
 
 @pytest.fixture(autouse=True)
@@ -130,20 +130,13 @@ def worker():
         command = [sys.executable, "-c", WORKER, job.id, "yes" if listens else "no"]
         started.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
         written = job.folder / "written"
-        until(lambda: written.exists() and written.read_text(), "the process works")
+        until(lambda: written.exists() and written.read_text(), "the process does not begin")
         return started[-1]
 
     yield start
     for process in started:
         process.kill()
         process.communicate()
-
-
-def until(condition, what):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def test_a_process_that_was_taken_for_dead_may_not_write(worker):

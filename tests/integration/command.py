@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,3 +89,18 @@ def write_config(path: Path, **sections: dict[str, Any]) -> Path:
     config = {name: {**defaults.get(name, {}), **sections.get(name, {})} for name in names}
     path.write_text(json.dumps(config))
     return path
+
+
+def write_shop(folder: Path, questions: int) -> tuple[str, Path]:
+    """A database of one table and one row, by its URL, and questions with their SQL."""
+    file = folder / "shop.db"
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT)")
+        connection.execute("INSERT INTO orders VALUES (1, 'lamp')")
+    asked = [
+        {"question": f"How many orders? ({n})", "query": "SELECT COUNT(*) FROM orders"}
+        for n in range(questions)
+    ]
+    path = folder / "questions.jsonl"
+    path.write_text("\n".join(map(json.dumps, asked)))
+    return f"sqlite:///{file}", path

@@ -11,9 +11,9 @@ from pathlib import Path
 import openai
 import pytest
 
-from tests.finetune_service.api.server import until
 from tests.integration.stack import need_postgresql, stack
 from tests.integration.test_service import DATA, FINAL, QUICK, Service, ask, reached, trained
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -22,21 +22,13 @@ from finetune_core.storage import digest_file
 from finetune_core.trainers.control import Control, Wish
 from tests.conftest import ROOT
 from tests.integration.command import write_config
+from tests.waiting import until
 
 DEPLOY = """
 from prefect import flow
 finetune = flow.from_source(source={source!r}, entrypoint="flows/finetune.py:finetune")
 finetune.deploy("controlled", work_pool_name="controlled", job_variables={{"stream_output": False}})
 """
-
-
-def until(condition, what: str, seconds: float = 120.0):
-    """Waits until a condition gives something, and gives that."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what}: not in {seconds:g} s"
-        time.sleep(0.05)
-    return found
 
 
 class Run:
@@ -59,7 +51,7 @@ class Run:
         return sorted(state["timestamp"] for state in states if state["type"] == kind)
 
     def until(self, kind: str) -> None:
-        until(lambda: self.state() == kind, f"{kind}, it is {self.state()}")
+        until(lambda: self.state() == kind, f"it is not {kind}", 120)
 
     def set(self, kind: str, **state) -> None:
         body = {"state": {"type": kind, **state}}
@@ -74,7 +66,9 @@ class Run:
 
     def trains(self) -> None:
         """Waits until its training has saved a checkpoint."""
-        until(lambda: list(self.folder.glob("checkpoints/step-*/manifest.json")), "a checkpoint")
+        until(
+            lambda: list(self.folder.glob("checkpoints/step-*/manifest.json")), "no checkpoint", 120
+        )
 
     def processes(self) -> list[psutil.Process]:
         """All that work on it, on this machine."""
@@ -88,7 +82,7 @@ class Run:
         return found
 
     def gone(self) -> None:
-        until(lambda: not self.processes(), "its processes gone", 15)
+        until(lambda: not self.processes(), "a process is left", 15)
 
     def events(self) -> list[str]:
         return [event["name"] for event, _ in EventFile(self.folder / "events.jsonl").read()]
@@ -118,7 +112,7 @@ def submit(tmp_path_factory, prefect_server):
         )
     api = httpx.Client(base_url=prefect_server["PREFECT_API_URL"], timeout=30)
     try:
-        until(lambda: api.get("/work_pools/controlled").is_success, "the pool")
+        until(lambda: api.get("/work_pools/controlled").is_success, "no pool", 120)
         deploy = [sys.executable, "-c", DEPLOY.format(source=str(ROOT))]
         subprocess.run(deploy, env=environment, cwd=folder, check=True, timeout=120)
         deployment = api.get("/deployments/name/finetune/controlled").json()["id"]
@@ -198,7 +192,7 @@ def test_a_cancelled_job_leaves_no_process_and_its_outcome(submit, processes):
 @pytest.mark.slow
 def test_a_job_whose_hub_is_away_waits_for_it_and_is_registered_once(submit):
     run = submit(env={"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}, epochs=1)
-    until(lambda: "waits" in run.events(), "the job waits", 240)
+    until(lambda: "waits" in run.events(), "the job does not wait", 240)
     run.gone()
     assert (run.read()["state_type"], run.read()["state_name"]) == ("SCHEDULED", "WaitsForHub")
     assert not (run.folder / "outcome.json").exists()

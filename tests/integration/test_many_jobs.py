@@ -11,9 +11,9 @@ import pytest
 
 from finetune_core.child import EventFile
 from tests.conftest import ROOT
-from tests.finetune_service.api.server import until
 from tests.integration.stack import need_postgresql, stack
 from tests.integration.test_service import DATA, FINAL, QUICK, ROWS_A_STEP, Service
+from tests.waiting import until
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow]
 

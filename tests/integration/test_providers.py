@@ -6,7 +6,6 @@ import json
 import math
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -27,9 +26,10 @@ from finetune_service.jobs.providers import (
 from finetune_service.jobs.states import Status
 from finetune_service.sdk.exceptions import ApiKeyError
 from tests.conftest import ROOT
-from tests.finetune_service.api.server import until
+from tests.integration.command import write_shop
 from tests.integration.stack import need_postgresql, stack
 from tests.integration.test_service import QUICK, Service
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -197,19 +197,12 @@ def test_a_key_that_nobody_knows(make, monkeypatch):
 
 
 def test_text_to_sql_by_the_command(service, home, tmp_path):
-    with sqlite3.connect(tmp_path / "shop.db") as connection:
-        connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT)")
-        connection.execute("INSERT INTO orders VALUES (1, 'lamp')")
-    questions = [
-        json.dumps({"question": f"How many orders? ({n})", "query": "SELECT COUNT(*) FROM orders"})
-        for n in range(40)
-    ]
-    (tmp_path / "questions.jsonl").write_text("\n".join(questions))
+    url, questions = write_shop(tmp_path, 40)
     done = subprocess.run(
         [
             *(sys.executable, "-m", "finetune_service.cli", "text-to-sql"),
-            *("--database", f"sqlite:///{tmp_path / 'shop.db'}"),
-            *("--questions", str(tmp_path / "questions.jsonl"), "--epochs", "1"),
+            *("--database", url),
+            *("--questions", str(questions), "--epochs", "1"),
             *("--provider", "openai", "--base-url", f"{service.url}/v1", "--model", "tiny"),
             *("--tokenizer", "examples/tiny_base", "--json"),
         ],

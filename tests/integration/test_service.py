@@ -18,9 +18,9 @@ from openai.types.fine_tuning import FineTuningJob
 from finetune_service.stack.settings import StackSettings
 from finetune_service.stack.supervision import Supervisor
 from tests.conftest import ROOT
-from tests.finetune_service.api.server import until
 from tests.finetune_service.jobs.test_webhooks import Receiver
 from tests.integration.stack import Stack, need_postgresql, stack
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import sqlite3
 
 import psutil
 import pytest
 
 from finetune_service.stack.supervision import wait_until
-from tests.integration.command import write_config
+from tests.integration.command import write_config, write_shop
 from tests.integration.conftest import free_port
 from tests.integration.stack import need_postgresql, stack
 
@@ -81,17 +80,10 @@ def test_everything_in_prefect_yaml_is_deployed_as_it_says(running):
 
 @pytest.mark.slow
 def test_text_to_sql_on_a_worker_submits_the_job_that_learns(running, tmp_path):
-    with sqlite3.connect(tmp_path / "shop.db") as connection:
-        connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT)")
-        connection.execute("INSERT INTO orders VALUES (1, 'lamp')")
-    questions = [
-        json.dumps({"question": f"How many orders? ({n})", "query": "SELECT COUNT(*) FROM orders"})
-        for n in range(24)
-    ]
-    (tmp_path / "questions.jsonl").write_text("\n".join(questions))
+    url, questions = write_shop(tmp_path, 24)
     config = json.loads(write_config(tmp_path / "config.json").read_text())
-    config["dataset"] = {"path": str(tmp_path / "questions.jsonl"), "validation_ratio": 0.5}
-    config["sql"] = {"databases": [{"url": f"sqlite:///{tmp_path / 'shop.db'}"}]}
+    config["dataset"] = {"path": str(questions), "validation_ratio": 0.5}
+    config["sql"] = {"databases": [{"url": url}]}
     with running.prefect() as prefect:
         deployed = {each["name"]: each["id"] for each in prefect._post("/deployments/filter")}
 

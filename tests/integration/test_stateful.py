@@ -27,8 +27,8 @@ from finetune_service.jobs.states import FINAL, LEADS, Status, Verb, may_become
 from tests.chaos.faults import FAULTS
 from tests.chaos.judge import faults_in_events, faults_in_steps
 from tests.chaos.lab import JOBS, USUAL, Lab, LabJob, lab
-from tests.finetune_service.api.server import until
 from tests.integration.stack import need_postgresql
+from tests.waiting import until
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow]
 

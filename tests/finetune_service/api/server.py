@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import openai
 
 from finetune_service.organizations import Organizations
 from tests.integration.conftest import free_port
+from tests.waiting import until
 
 FACTORY = "finetune_service.api.app:create_app"
 
@@ -82,12 +82,3 @@ def answers(server: Server) -> bool:
         return httpx.get(f"{server.url}/health").is_success
     except httpx.TransportError:
         return False
-
-
-def until(condition: Callable[[], Any], says: str, seconds: float = 60) -> Any:
-    """Waits for a condition, and gives what it has given."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, says
-        time.sleep(0.02)
-    return found

@@ -13,8 +13,9 @@ from pathlib import Path
 import httpx
 
 from tests.conftest import ROOT
-from tests.finetune_service.api.server import Server, served, until
+from tests.finetune_service.api.server import Server, served
 from tests.integration.conftest import free_port, serving
+from tests.waiting import until
 
 PREFECT_YAML = """
 name: finetune-service

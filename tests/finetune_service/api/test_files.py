@@ -10,7 +10,8 @@ import openai
 import pytest
 
 from tests.conftest import ROOT
-from tests.finetune_service.api.server import served, until
+from tests.finetune_service.api.server import served
+from tests.waiting import until
 
 BAD = ROOT / "tests/bad_data/files"
 

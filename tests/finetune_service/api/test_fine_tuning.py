@@ -19,9 +19,10 @@ from finetune_core.storage import digest_file
 from finetune_service.jobs.states import LEADS, Status, Verb
 from finetune_service.jobs.webhooks import Webhooks
 from tests.conftest import ROOT
-from tests.finetune_service.api.server import Server, until
+from tests.finetune_service.api.server import Server
 from tests.finetune_service.api.stack import Stack, running
 from tests.finetune_service.jobs.test_webhooks import Receiver
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

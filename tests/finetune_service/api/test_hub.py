@@ -15,8 +15,9 @@ from finetune_core.hub.bases import register_by_hand
 from finetune_core.hub.mlflow_hub import MlflowHub
 from finetune_core.hub.ports import NewVersion
 from tests.finetune_service.api.mlflow_server import ADMIN, workspaces_server
-from tests.finetune_service.api.server import served, until
+from tests.finetune_service.api.server import served
 from tests.integration.conftest import free_port
+from tests.waiting import until
 
 METHODS = [
     ("GET", "/hub/models"),

@@ -14,10 +14,11 @@ from finetune_service.jobs.record import JobRecord
 from tests.conftest import ROOT
 from tests.finetune_service.api.mlflow_server import workspaces_server
 from tests.finetune_service.api.seeded import STEP, finished_job
-from tests.finetune_service.api.server import Server, until
+from tests.finetune_service.api.server import Server
 from tests.finetune_service.api.stack import Stack
 from tests.finetune_service.api.test_app import error_of
 from tests.integration.conftest import free_port
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

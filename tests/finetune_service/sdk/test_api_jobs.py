@@ -9,10 +9,10 @@ import pytest
 from finetune_service.exceptions import ConflictError, NotFoundError
 from finetune_service.jobs import Status
 from finetune_service.sdk import Client, FineTuningJob
-from tests.finetune_service.api.server import until
 from tests.finetune_service.api.stack import running
 from tests.finetune_service.sdk.small import asked
 from tests.integration.command import cli
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -25,8 +25,8 @@ from finetune_service.jobs.store import JobStore
 from finetune_service.sdk import FineTuningJob, JobNotStartedError, JobStatus
 from finetune_service.sdk.local import LocalBackend
 from tests.conftest import ROOT
-from tests.finetune_service.api.server import until
 from tests.finetune_service.sdk.small import alive_in, asked
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -19,8 +19,8 @@ from finetune_service.jobs.providers.results import tell
 from finetune_service.jobs.states import Status
 from finetune_service.sdk.exceptions import ApiError
 from tests.conftest import ROOT
-from tests.finetune_service.api.server import until
 from tests.finetune_service.jobs.providers.conftest import FILES, JOBS, SECRET, Waits
+from tests.waiting import until
 
 TABLE = (
     b"step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n"
