@@ -24,6 +24,7 @@ FRESH_SECONDS = 1.0  # for so long, what Prefect said holds for all requests
 PAGE = 200  # the runs that Prefect tells of at once
 KNOWN = 20_000  # the states that are remembered
 PAUSE_DAYS = 30
+RESTARTING = "Restarting"  # the name of the state in which a lost run waits
 # From which on a run that a worker has taken, and that has not begun, is lost with its worker: a
 # process that was killed before its first heartbeat is missed by nobody else.
 CLAIM_SECONDS = 120.0
@@ -220,7 +221,23 @@ class Scheduler:
 
     def start_again(self, run_id: str, seconds: float) -> None:
         """Has a lost run started again, after some seconds."""
-        self._schedule(run_id, "Restarting", seconds, force=True)
+        self._schedule(run_id, RESTARTING, seconds, force=True)
+
+    def keep_waiting(self, run_id: str) -> bool:
+        """Has a run wait on as it did that was reported lost once more before it was started.
+
+        Prefect's worker reports each process that dies twice: when it is gone, and some seconds
+        later, after it has looked for the flow's hooks, as infrastructure that is gone.
+
+        Returns:
+            Whether it was so, and nothing else has been lost.
+        """
+        states = self._client.get(f"/flow_run_states/?flow_run_id={run_id}")
+        if len(states) < 2 or states[-2]["name"] != RESTARTING or states[-1]["type"] != "CRASHED":
+            return False
+        details = {"scheduled_time": states[-2]["state_details"]["scheduled_time"]}
+        self._set(run_id, "SCHEDULED", name=RESTARTING, state_details=details, force=True)
+        return True
 
     def fail(self, run_id: str, message: str) -> RunState:
         """Says of a lost run that it has failed."""

@@ -489,27 +489,69 @@ def test_without_prefect_nothing_is_lost_or_doubled(tmp_path: Path):
         assert client.fine_tuning.jobs.retrieve(job.id) == failed  # without Prefect
 
 
-def test_an_organisation_has_so_many_jobs_at_prefect_and_no_more(tmp_path: Path):
-    stack = Stack(tmp_path)
-    data = (ROOT / "examples/data/validation.jsonl").read_bytes()
+@pytest.fixture(scope="module")
+def unworked(tmp_path_factory):
+    """A stack that no worker works for, on which an organisation may have one job at Prefect."""
+    stack = Stack(tmp_path_factory.mktemp("unworked"))
     with stack.prefect():
         stack.deploy()
         with stack.api(FINETUNE_ORGANIZATION_JOBS="1") as server:
-            client, other = server.client(), server.client("other")
-            made = []
-            for each in (client, client, other):
-                file = each.files.create(file=("a.jsonl", data), purpose="fine-tune").id
-                made.append(each.fine_tuning.jobs.create(model="tiny", training_file=file).id)
-            runs = f"{stack.prefect_url}/flow_runs/filter"
+            yield stack, server
 
-            def scheduled():
-                found = httpx.post(runs, json={}).json()
-                return {run["name"] for run in found if run["state_type"] == "SCHEDULED"}
 
-            assert scheduled() == {made[0], made[2]}
-            assert reached(client, made[1], "queued").queue_position is None
-            client.fine_tuning.jobs.cancel(made[0])
-            until(lambda: scheduled() == {made[1], made[2]}, "it still waits")
+def queued(client) -> str:
+    data = (ROOT / "examples/data/validation.jsonl").read_bytes()
+    file = client.files.create(file=("a.jsonl", data), purpose="fine-tune").id
+    return client.fine_tuning.jobs.create(model="tiny", training_file=file).id
+
+
+def test_an_organisation_has_so_many_jobs_at_prefect_and_no_more(unworked):
+    stack, server = unworked
+    client, other = server.client(), server.client("other")
+    made = [queued(each) for each in (client, client, other)]
+    runs = f"{stack.prefect_url}/flow_runs/filter"
+
+    def scheduled():
+        found = httpx.post(runs, json={}).json()
+        return {run["name"] for run in found if run["state_type"] == "SCHEDULED"}
+
+    until(lambda: scheduled() == {made[0], made[2]}, "they do not wait at Prefect")
+    assert reached(client, made[1], "queued").queue_position is None
+    client.fine_tuning.jobs.cancel(made[0])
+    until(lambda: scheduled() == {made[1], made[2]}, "it still waits")
+
+
+def test_a_loss_that_the_worker_reports_twice_is_one_loss(unworked):
+    stack, server = unworked
+    client = server.client("third")
+    job_id = queued(client)
+    record = stack.home / "organizations/third/jobs" / job_id / "job.json"
+    known = until(lambda: json.loads(record.read_text())["flow_run_id"], "it is not submitted")
+    run = f"{stack.prefect_url}/flow_runs/{known}"
+
+    def put(kind):
+        state = {"type": kind, "name": kind.title(), "message": "exit code -9"}
+        httpx.post(f"{run}/set_state", json={"state": state, "force": True}).raise_for_status()
+
+    def restarting():
+        state = httpx.get(run).json()["state"]
+        return state["name"] == "Restarting" and state["state_details"]["scheduled_time"]
+
+    def restarts():
+        events = list(client.fine_tuning.jobs.list_events(job_id))
+        return [each for each in events if "was lost" in each.message]
+
+    for kind in ("PENDING", "RUNNING", "CRASHED"):
+        put(kind)
+    due = until(restarting, "it is not started again")
+    put("CRASHED")
+    assert until(restarting, "it is not put back") == due
+    assert len(restarts()) == 1
+    for kind in ("PENDING", "CRASHED"):  # this time a process has begun in between
+        put(kind)
+    assert until(restarting, "it is not started a second time") > due
+    assert len(restarts()) == 2
+    client.fine_tuning.jobs.cancel(job_id)
 
 
 def test_the_model_can_be_deleted_and_the_job_stays(client, done):
