@@ -24,6 +24,8 @@ from tests.conftest import ROOT
 from tests.integration.command import write_config
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 DEPLOY = """
 from prefect import flow
 finetune = flow.from_source(source={source!r}, entrypoint="flows/finetune.py:finetune")
@@ -132,7 +134,6 @@ def submit(tmp_path_factory, prefect_server):
         api.close()
 
 
-@pytest.mark.slow
 def test_a_pause_frees_the_place_and_the_job_goes_on_to_the_same_bytes(submit):
     paused = submit()
     paused.trains()
@@ -172,9 +173,7 @@ def test_a_pause_frees_the_place_and_the_job_goes_on_to_the_same_bytes(submit):
     assert curves[0] == curves[1]
 
 
-@pytest.mark.parametrize(
-    "processes", [1, pytest.param(2, marks=pytest.mark.slow)], ids=["alone", "together"]
-)
+@pytest.mark.parametrize("processes", [1, 2], ids=["alone", "together"])
 def test_a_cancelled_job_leaves_no_process_and_its_outcome(submit, processes):
     job = submit(num_processes=processes, epochs=10, batch_size=4)
     job.trains()
@@ -189,7 +188,6 @@ def test_a_cancelled_job_leaves_no_process_and_its_outcome(submit, processes):
     assert job.events()[-1] == "cancelled"
 
 
-@pytest.mark.slow
 def test_a_job_whose_hub_is_away_waits_for_it_and_is_registered_once(submit):
     run = submit(env={"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}, epochs=1)
     until(lambda: "waits" in run.events(), "the job does not wait", 240)
