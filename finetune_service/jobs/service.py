@@ -186,7 +186,7 @@ class JobService:
         if last.get("name") == "paused":  # it was lost after that, on its way out
             self._scheduler.hold(run_id)
             return True
-        if last.get("name") == "restarted" and self._scheduler.keep_waiting(run_id):
+        if self._scheduler.keep_waiting(run_id):
             return True
         tries = self._restarts(record)
         if tries >= len(WORKER_LOST.backoff):
